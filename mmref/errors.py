@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The exceptions of mmref, in three families that callers treat differently.
+
+* ``UsageError``: the caller gave something that cannot be used. One sentence: the value, and the way out.
+* ``Finding``: the model did what it was asked, and something is wrong with the *algorithm* under test.
+* ``MmrefInternalError``: mmref itself is wrong.
+"""
+
+from __future__ import annotations
+
+from errno import errorcode
+
+__all__ = ["Deadlock", "Finding", "InvariantViolation", "Livelock", "MmrefError", "MmrefInternalError",
+           "UsageError", "UseAfterFree", "XArrayError"]
+
+
+class MmrefError(Exception):
+    """Base of every exception that mmref raises on purpose."""
+
+
+class UsageError(MmrefError, ValueError):
+    """Bad input: the message names the value and says what would be accepted."""
+
+
+class MmrefInternalError(MmrefError):
+    """A bug in mmref itself: this should never happen, please report it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message} (this is a bug in mmref: please report it with the schedule string)")
+
+
+class XArrayError(MmrefError):
+    """An operation of the XArray's normal API failed the way the kernel's does.
+
+    Attributes:
+        errno: the positive error number, for example ``errno.EBUSY``.
+    """
+
+    def __init__(self, errno: int, message: str) -> None:
+        super().__init__(f"{message} [{errorcode.get(errno, errno)}]")
+        self.errno = errno
+
+
+class Finding(MmrefError):
+    """The algorithm under test did something that it must not do."""
+
+
+class InvariantViolation(Finding):
+    """An invariant does not hold.
+
+    Attributes:
+        invariant: its id, for example ``"A1"`` (see docs/invariants.md).
+        detail: what was seen, in one sentence.
+    """
+
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[InvariantViolation], tuple[str, str]]:
+        return type(self), (self.invariant, self.detail)
+
+
+class Deadlock(Finding):
+    """No CPU can go on: each waits for something that only another one can give.
+
+    Attributes:
+        waits: one ``(waiting CPU, what it waits for)`` pair of plain strings per stuck CPU.
+    """
+
+    def __init__(self, waits: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{who} waits for {what}" for who, what in waits))
+        self.waits = waits
+
+    def __reduce__(self) -> tuple[type[Deadlock], tuple[list[tuple[str, str]]]]:
+        return type(self), (self.waits,)
+
+
+class Livelock(Deadlock):
+    """Like ``Deadlock``, but at least one CPU spins (``cpu_relax()``) instead of sleeping on a lock."""
+
+
+class UseAfterFree(Finding):
+    """A folio or node was touched after it had been freed.
+
+    Attributes:
+        what: the object, as text.
+        access: what was done to it.
+    """
+
+    def __init__(self, what: str, access: str) -> None:
+        super().__init__(f"{access} on {what} after it was freed")
+        self.what = what
+        self.access = access
+
+    def __reduce__(self) -> tuple[type[UseAfterFree], tuple[str, str]]:
+        return type(self), (self.what, self.access)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Locks and waiting, for a machine with one CPU.
+
+These are the plain versions: they keep the rules (who holds what, no double acquire) and cost next to
+nothing. `mmref.explore` has a traced twin of each, in which a second CPU really waits.
+
+Conventions in this file: a *CPU* is one thread of control of the simulated machine. Code that must know
+where it runs asks `this_cpu()`, as the kernel asks `smp_processor_id()`.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import TracebackType
+
+from mmref.errors import Deadlock, Livelock, MmrefInternalError
+
+__all__ = ["Cpu", "RwSem", "SpinLock", "cpu_relax", "this_cpu"]
+
+
+class Cpu:
+    """One simulated CPU. The plain machine has just one, number 0.
+
+    Attributes:
+        id: its number, from 0 (kernel: `smp_processor_id()`).
+    """
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: int = 0) -> None:
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"CPU {self.id}"
+
+    def relax(self) -> None:
+        """Give way inside a busy-wait loop.
+
+        Raises:
+            Livelock: always, on a machine with one CPU: nobody else can run, so the wait would never end.
+        """
+        raise Livelock([(repr(self), "a change that no other CPU is there to make (it spins in cpu_relax())")])
+
+
+_THIS_CPU: ContextVar[Cpu] = ContextVar("mmref_this_cpu", default=Cpu(0))  # noqa: B039 (a Cpu has no state)
+
+
+def this_cpu() -> Cpu:
+    """Return the CPU that is executing.
+
+    Kernel: smp_processor_id(), include/linux/smp.h.
+
+    >>> this_cpu()
+    CPU 0
+    """
+    return _THIS_CPU.get()
+
+
+def cpu_relax() -> None:
+    """Wait inside a busy-wait loop until something that this CPU has read changes.
+
+    Kernel: cpu_relax(), arch/x86/include/asm/vdso/processor.h.
+
+    Raises:
+        Livelock: on the plain machine, where nobody else could make the change.
+    """
+    _THIS_CPU.get().relax()
+
+
+class SpinLock:
+    """A lock whose holder must not sleep.
+
+    Kernel: spinlock_t, include/linux/spinlock.h. Usable as a context manager.
+
+    >>> lock = SpinLock("xa_lock")
+    >>> with lock:
+    ...     lock.locked
+    True
+    """
+
+    __slots__ = ("name", "owner")
+
+    def __init__(self, name: str = "lock") -> None:
+        self.name = name
+        self.owner: Cpu | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {'free' if self.owner is None else self.owner}>"
+
+    @property
+    def locked(self) -> bool:
+        """Whether anyone holds the lock. Kernel: spin_is_locked(), include/linux/spinlock.h."""
+        return self.owner is not None
+
+    def acquire(self) -> None:
+        """Take the lock. Kernel: spin_lock(), include/linux/spinlock.h.
+
+        Raises:
+            Deadlock: this CPU holds it already.
+        """
+        if self.owner is not None:
+            raise Deadlock([(repr(this_cpu()), f"{self.name}, which {self.owner} holds")])
+        self.owner = _THIS_CPU.get()
+
+    def release(self) -> None:
+        """Give the lock back. Kernel: spin_unlock(), include/linux/spinlock.h."""
+        if self.owner is None:
+            raise MmrefInternalError(f"{self.name} is released but nobody holds it")
+        self.owner = None
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class RwSem:
+    """A sleeping lock for one writer or many readers; a queued writer holds new readers off.
+
+    Kernel: struct rw_semaphore, include/linux/rwsem.h.
+    """
+
+    __slots__ = ("name", "readers", "writer")
+
+    def __init__(self, name: str = "rwsem") -> None:
+        self.name = name
+        self.readers = 0
+        self.writer: Cpu | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.readers} readers, writer {self.writer}>"
+
+    def down_read(self) -> None:
+        """Take the lock shared. Kernel: down_read(), kernel/locking/rwsem.c."""
+        if self.writer is not None:
+            raise Deadlock([(repr(this_cpu()), f"{self.name} (shared), which {self.writer} holds")])
+        self.readers += 1
+
+    def up_read(self) -> None:
+        """Give a shared hold back. Kernel: up_read(), kernel/locking/rwsem.c."""
+        if not self.readers:
+            raise MmrefInternalError(f"{self.name} is released but nobody holds it shared")
+        self.readers -= 1
+
+    def down_write(self) -> None:
+        """Take the lock exclusively. Kernel: down_write(), kernel/locking/rwsem.c."""
+        if self.writer is not None or self.readers:
+            raise Deadlock([(repr(this_cpu()), f"{self.name} (exclusive), which is held")])
+        self.writer = this_cpu()
+
+    def up_write(self) -> None:
+        """Give the exclusive hold back. Kernel: up_write(), kernel/locking/rwsem.c."""
+        if self.writer is None:
+            raise MmrefInternalError(f"{self.name} is released but nobody holds it")
+        self.writer = None
