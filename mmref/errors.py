@@ -10,8 +10,17 @@ from __future__ import annotations
 
 from errno import errorcode
 
-__all__ = ["Deadlock", "Finding", "InvariantViolation", "Livelock", "MmrefError", "MmrefInternalError",
-           "UsageError", "UseAfterFree", "XArrayError"]
+__all__ = [
+    "Deadlock",
+    "Finding",
+    "InvariantViolation",
+    "Livelock",
+    "MmrefError",
+    "MmrefInternalError",
+    "UsageError",
+    "UseAfterFree",
+    "XArrayError",
+]
 
 
 class MmrefError(Exception):

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What must hold, and where it is checked.
+
+*Always* invariants are checked after every step of every execution, *observed* ones by the CPU that looks, and
+those *at rest* when every CPU has ended (`mmref.pagecache.check_file()`, which also serves `Machine.check()`).
+Nothing here is an access of the simulated machine.
+"""
+
+from __future__ import annotations
+
+from mmref.errors import InvariantViolation
+from mmref.explore.locations import THREAD
+from mmref.explore.twins import TracedFolio, TracedPageAllocator, entry_text
+from mmref.folio import PG_UPTODATE
+from mmref.machine import File
+from mmref.pagecache import check_file
+
+__all__ = [
+    "INVARIANTS",
+    "check_always",
+    "check_at_rest",
+    "check_hidden_data",
+    "check_hole",
+    "check_resident",
+    "check_seek",
+    "invariants",
+]
+
+INVARIANTS = {
+    "A1": "SEEK_DATA and SEEK_HOLE do not report a hole where the last completed write left data",
+    "A2": "mincore() does not report a page absent that nobody has reclaimed, swapped out, truncated or punched",
+    "A4": "no byte of an uptodate folio is uninitialised",
+    "A5": "a folio that is in the page cache and not uptodate holds no user data",
+    "A6": "a folio in the page cache says that it belongs there",
+    "A8": "no folio that a lookup can find has a reference count of 0, but under xa_lock",
+    "A11": "no freed folio is used, and no assertion of the kernel fails",
+    "Q1": "at rest, nrpages is the number of indices that folios cover",
+    "Q2": "at rest, alloced is nrpages + swapped, and i_blocks follows it",
+    "Q5": "at rest, no folio is locked",
+    "Q6": "at rest, every cached folio is on the LRU list or in one batch, and none is isolated",
+    "Q7": "at rest, a folio has one reference per page, and one if it waits in a batch",
+}  # fmt: skip
+"""The invariants that are watched, by the ids of docs/invariants.md."""
+
+
+def invariants() -> dict[str, str]:
+    """Return the watched invariants: id -> what must hold."""
+    return dict(INVARIANTS)
+
+
+def check_always(file: File) -> None:
+    """Check A4 and A8 in the present state.
+
+    A frozen folio in the cache is reported when a lookup spins on it, so that the report shows who cannot go
+    on; with nobody else on the machine, it is reported at once.
+    """
+    allocator = file.machine.memory.allocator
+    assert isinstance(allocator, TracedPageAllocator)
+    for folio in allocator.folios:
+        if folio.free:
+            continue
+        flags, refs = folio.peek()
+        if flags & PG_UPTODATE and folio.initialised != (1 << folio.nr_pages) - 1:
+            raise InvariantViolation(
+                "A4", f"{folio} is uptodate, but page {_first_clear(folio.initialised)} was never written"
+            )
+        if refs == 0 and not file.mapping.i_pages.xa_lock.locked and _cached(file, folio):
+            _check_frozen(folio)
+
+
+def _check_frozen(folio: TracedFolio) -> None:
+    run = THREAD.run
+    if run is None:
+        return
+    stuck = [cpu.name for cpu in run.cpus if cpu.spin and any(where is folio.at_ref for where, _ in cpu.spin)]
+    if stuck or len(run.cpus) == 1:
+        who = f", and {' and '.join(stuck)} spins until it is thawed" if stuck else ""
+        raise InvariantViolation("A8", f"{folio} (page {folio.index}) is in the page cache with reference count 0{who}")
+
+
+def check_hidden_data(file: File, data: frozenset[int]) -> None:
+    """Check A5 in the present state: each page that holds data is found in a folio that is uptodate."""
+    for index, entry in file.mapping.i_pages.snapshot():
+        if index in data and isinstance(entry, TracedFolio) and not entry.peek()[0] & PG_UPTODATE:
+            raise InvariantViolation(
+                "A5", f"page {index} holds data, but the cache has {entry_text(entry)}, not uptodate"
+            )
+
+
+def _cached(file: File, folio: TracedFolio) -> bool:
+    return any(entry is folio for _, entry in file.mapping.i_pages.snapshot())
+
+
+def _first_clear(bits: int) -> int:
+    return (~bits & (bits + 1)).bit_length() - 1
+
+
+def check_seek(at: int, found: int | None, data: frozenset[int]) -> None:
+    """Check A1 of an answer to SEEK_DATA: nothing between where it was asked and what it found is data.
+
+    Args:
+        at: the page it was asked at.
+        found: the page it reported, or None for ENXIO.
+        data: the pages that hold data.
+    """
+    missed = [page for page in sorted(data) if page >= at and (found is None or page < found)]
+    if missed:
+        answer = "that there is none" if found is None else f"page {found}"
+        raise InvariantViolation(
+            "A1", f"data at {_pages(missed)} reported as a hole: SEEK_DATA from page {at} said {answer}"
+        )
+
+
+def check_hole(at: int, found: int, data: frozenset[int]) -> None:
+    """Check A1 of an answer to SEEK_HOLE: the page it reported is not data."""
+    if found in data:
+        raise InvariantViolation("A1", f"data at page {found} reported as a hole: SEEK_HOLE from page {at} said so")
+
+
+def check_resident(first: int, resident: list[bool], data: frozenset[int]) -> None:
+    """Check A2 of an answer of mincore(): every page that holds data is resident."""
+    absent = [first + at for at, is_resident in enumerate(resident) if not is_resident and first + at in data]
+    if absent:
+        raise InvariantViolation("A2", f"{_pages(absent)} reported absent, but nobody took it out of memory")
+
+
+def _pages(pages: list[int]) -> str:
+    return f"page {pages[0]}" if len(pages) == 1 else f"pages {', '.join(map(str, pages))}"
+
+
+def check_at_rest(file: File, content: dict[int, bytes]) -> None:
+    """Check the file when every CPU has ended: Q1, Q2, Q5, Q6, Q7, A4, A6, and that the data is still there."""
+    check_file(file.inode)
+    size = file.machine.page_size
+    for page, expected in content.items():
+        if file.read(page * size, size) != expected:
+            raise InvariantViolation("A3", f"page {page} no longer reads as what was written to it")

@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Traced twins: the classes that hold shared state, with a scheduling point before each access.
+
+The page cache and the strategies are plain Python and know nothing of this. They touch shared state only
+through the methods and fields that are overridden here, so a machine assembled from `TRACED` runs the same
+code, and the explorer decides at every access which CPU goes on. `TRACED` is a `Parts`, as `Machine` takes it.
+
+Conventions in this file: `at_...` is the `Location` of a piece of state. A method announces its access with
+`point()` and then does what the plain class does. Reading `_flags` or `_refcount` to tell whether an operation
+would take effect is looking, not an access.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import override
+
+from mmref.errors import UseAfterFree
+from mmref.explore.locations import (
+    DEC,
+    INC,
+    LOCK,
+    READ,
+    THREAD,
+    TRYINC,
+    UNLOCK,
+    WRITE,
+    Location,
+    note,
+    point,
+    point_all,
+)
+from mmref.folio import PG_LOCKED, Folio, PageAllocator
+from mmref.folio.flags import FLAG_NAMES
+from mmref.machine import Parts
+from mmref.pagecache import AddressSpace, ShmemInode
+from mmref.sync import RwSem, SpinLock
+from mmref.xarray import RETRY, XaNode, XArray, is_sibling
+
+__all__ = ["TRACED", "TracedFolio", "TracedXArray"]
+
+
+# Locks -----------------------------------------------------------------------------------------------------
+
+
+class TracedSpinLock(SpinLock):
+    """A spinlock for which the other CPUs wait."""
+
+    __slots__ = ("at_lock",)
+
+    def __init__(self, name: str = "lock") -> None:
+        super().__init__(name)
+        self.at_lock = Location(name)
+
+    def _free(self) -> bool:
+        return self.owner is None
+
+    def _holder(self) -> str:
+        return f"held by {getattr(self.owner, 'name', self.owner)}"
+
+    @override
+    def acquire(self) -> None:
+        point(self.at_lock, LOCK, "spin_lock", None, self._free, self._holder)
+        super().acquire()
+
+    @override
+    def release(self) -> None:
+        point(self.at_lock, UNLOCK, "spin_unlock")
+        if self.owner is not None:  # an execution that is over may unwind through here
+            super().release()
+
+
+class TracedRwSem(RwSem):
+    """A read-write semaphore for which the other CPUs wait."""
+
+    __slots__ = ("at_lock",)
+
+    def __init__(self, name: str = "rwsem") -> None:
+        super().__init__(name)
+        self.at_lock = Location(name)
+
+    def _no_writer(self) -> bool:
+        return self.writer is None
+
+    def _free(self) -> bool:
+        return self.writer is None and not self.readers
+
+    def _holder(self) -> str:
+        return f"held by {getattr(self.writer, 'name', f'{self.readers} readers')}"
+
+    @override
+    def down_read(self) -> None:
+        point(self.at_lock, LOCK, "down_read", None, self._no_writer, self._holder)
+        super().down_read()
+
+    @override
+    def up_read(self) -> None:
+        point(self.at_lock, UNLOCK, "up_read")
+        if self.readers:
+            super().up_read()
+
+    @override
+    def down_write(self) -> None:
+        point(self.at_lock, LOCK, "down_write", None, self._free, self._holder)
+        super().down_write()
+
+    @override
+    def up_write(self) -> None:
+        point(self.at_lock, UNLOCK, "up_write")
+        if self.writer is not None:
+            super().up_write()
+
+
+# Fields ----------------------------------------------------------------------------------------------------
+
+
+class SharedField:
+    """A field of a plain class, shadowed so that reading and writing it are accesses.
+
+    The value stays where the plain class keeps it, in its slot.
+    """
+
+    def __init__(self, plain: Any) -> None:  # Any: the member descriptor that __slots__ makes
+        self.plain = plain
+        self.name: str = plain.__name__
+        self.at = "at_" + self.name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        point(getattr(instance, self.at), READ, self.name)
+        value = self.plain.__get__(instance)
+        note(value if isinstance(value, int) else None)
+        return value
+
+    def __set__(self, instance: Any, value: object) -> None:
+        where = getattr(instance, self.at, None)
+        if where is None:  # the constructor of the plain class
+            where = Location((instance, "." + self.name))
+            setattr(instance, self.at, where)
+        else:
+            point(where, WRITE, self.name)
+        self.plain.__set__(instance, value)
+        note(value if isinstance(value, int) else None)
+
+
+class TracedAddressSpace(AddressSpace):
+    """An address_space whose counters are shared."""
+
+    __slots__ = ("at_nr_thps", "at_nrpages")
+
+    nrpages = SharedField(AddressSpace.nrpages)  # type: ignore[assignment,attr-defined]
+    nr_thps = SharedField(AddressSpace.nr_thps)  # type: ignore[assignment,attr-defined]
+
+
+class TracedShmemInode(ShmemInode):
+    """A shmem inode whose size and accounting are shared."""
+
+    __slots__ = ("at_alloced", "at_i_blocks", "at_i_size", "at_swapped", "at_used_pages")
+
+    i_size = SharedField(ShmemInode.i_size)  # type: ignore[assignment,attr-defined]
+    alloced = SharedField(ShmemInode.alloced)  # type: ignore[assignment,attr-defined]
+    swapped = SharedField(ShmemInode.swapped)  # type: ignore[assignment,attr-defined]
+    i_blocks = SharedField(ShmemInode.i_blocks)  # type: ignore[assignment,attr-defined]
+    used_pages = SharedField(ShmemInode.used_pages)  # type: ignore[assignment,attr-defined]
+
+
+# Folios ----------------------------------------------------------------------------------------------------
+
+
+class TracedFolio(Folio):
+    """A folio: each flag, the count, the lock and each page's content are locations of their own."""
+
+    __slots__ = ("at_content", "at_flags", "at_lock", "at_mapping", "at_ref")
+
+    def __init__(self, allocator: PageAllocator, pfn: int, order: int) -> None:
+        self.at_lock = Location((self, " lock"))
+        self.at_ref = Location((self, " refcount"))
+        self.at_flags: dict[int, Location] = {}
+        self.at_content: dict[int, Location] = {}
+        super().__init__(allocator, pfn, order)
+        if isinstance(allocator, TracedPageAllocator):
+            allocator.folios.append(self)
+
+    def __str__(self) -> str:
+        return folio_text(self)
+
+    mapping = SharedField(Folio.mapping)  # type: ignore[assignment,attr-defined]
+
+    def _alive(self, access: str) -> None:
+        if self.free:
+            raise UseAfterFree(folio_text(self), access)
+
+    # Reference count
+
+    def _held(self) -> bool:
+        return self._refcount != 0
+
+    @override
+    def ref_count(self) -> int:
+        point(self.at_ref, READ, "folio_ref_count")
+        self._alive("folio_ref_count()")
+        note(self._refcount)
+        return super().ref_count()
+
+    @override
+    def get(self) -> None:
+        point(self.at_ref, INC, "folio_get")
+        self._alive("folio_get()")
+        super().get()
+
+    @override
+    def try_get(self) -> bool:
+        point(self.at_ref, TRYINC, "folio_try_get", self._held)
+        got = super().try_get()
+        note(got)
+        return got
+
+    @override
+    def put_refs(self, refs: int) -> None:
+        point(self.at_ref, DEC, "folio_put" if refs == 1 else "folio_put_refs")
+        self._alive("folio_put()")
+        super().put_refs(refs)
+
+    @override
+    def ref_add(self, refs: int) -> None:
+        point(self.at_ref, INC, "folio_ref_add")
+        super().ref_add(refs)
+
+    @override
+    def ref_sub(self, refs: int) -> None:
+        point(self.at_ref, DEC, "folio_ref_sub")
+        super().ref_sub(refs)
+
+    @override
+    def ref_freeze(self, expected: int) -> bool:
+        point(self.at_ref, WRITE, "folio_ref_freeze", lambda: self._refcount == expected)
+        self._alive("folio_ref_freeze()")
+        frozen = super().ref_freeze(expected)
+        note(frozen)
+        return frozen
+
+    @override
+    def ref_unfreeze(self, refs: int) -> None:
+        point(self.at_ref, WRITE, "folio_ref_unfreeze")
+        super().ref_unfreeze(refs)
+
+    # Lock
+
+    def _unlocked(self) -> bool:
+        return not self._flags & PG_LOCKED
+
+    @override
+    def trylock(self) -> bool:
+        point(self.at_lock, WRITE, "folio_trylock", self._unlocked)
+        self._alive("folio_trylock()")
+        locked = super().trylock()
+        note(locked)
+        return locked
+
+    @override
+    def lock(self) -> None:
+        point(self.at_lock, LOCK, "folio_lock", None, self._unlocked, "the folio is locked")
+        self._alive("folio_lock()")
+        super().lock()
+
+    @override
+    def unlock(self) -> None:
+        point(self.at_lock, UNLOCK, "folio_unlock")
+        self._alive("folio_unlock()")
+        super().unlock()
+
+    @override
+    def test_locked(self) -> bool:
+        point(self.at_lock, READ, "folio_test_locked")
+        return super().test_locked()
+
+    # Flags
+
+    def _at_flag(self, flag: int) -> Location:
+        where = self.at_flags.get(flag)
+        if where is None:
+            where = self.at_flags[flag] = Location((self, " PG_" + FLAG_NAMES[flag]))
+        return where
+
+    @override
+    def test_flag(self, flag: int) -> bool:
+        point(self._at_flag(flag), READ, TEST[flag])
+        self._alive(TEST[flag])
+        is_set = super().test_flag(flag)
+        note(is_set)
+        return is_set
+
+    @override
+    def set_flag(self, flag: int) -> None:
+        point(self._at_flag(flag), WRITE, SET[flag])
+        self._alive(SET[flag])
+        super().set_flag(flag)
+
+    @override
+    def clear_flag(self, flag: int) -> None:
+        point(self._at_flag(flag), WRITE, CLEAR[flag], lambda: bool(self._flags & flag))
+        self._alive(CLEAR[flag])
+        super().clear_flag(flag)
+
+    @override
+    def test_clear_flag(self, flag: int) -> bool:
+        point(self._at_flag(flag), WRITE, TEST_CLEAR[flag], lambda: bool(self._flags & flag))
+        was = super().test_clear_flag(flag)
+        note(was)
+        return was
+
+    # Content
+
+    def _at_page(self, page: int) -> Location:
+        where = self.at_content.get(page)
+        if where is None:
+            where = self.at_content[page] = Location((self, f" page {page}"))
+        return where
+
+    def _at_bytes(self, offset: int, length: int, mode: int) -> list[tuple[Location, int]]:
+        size = self.allocator.page_size
+        return [(self._at_page(page), mode) for page in range(offset // size, -(-(offset + length) // size))]
+
+    @override
+    def copy_page(self, page: int, source: Folio, source_page: int) -> bool:
+        assert isinstance(source, TracedFolio)
+        point_all([(self._at_page(page), WRITE), (source._at_page(source_page), READ)], "copy_highpage")
+        source._alive("copy_highpage()")
+        return super().copy_page(page, source, source_page)
+
+    @override
+    def clear_page(self, page: int) -> None:
+        point(self._at_page(page), WRITE, "clear_highpage")
+        super().clear_page(page)
+
+    @override
+    def read(self, offset: int, length: int) -> bytes:
+        if length:
+            point_all(self._at_bytes(offset, length, READ), "copy_to_user")
+        self._alive("copy_to_user()")
+        return super().read(offset, length)
+
+    @override
+    def write(self, offset: int, content: bytes) -> None:
+        if content:
+            point_all(self._at_bytes(offset, len(content), WRITE), "copy_from_user")
+        self._alive("copy_from_user()")
+        super().write(offset, content)
+
+    @override
+    def zero_range(self, offset: int, length: int) -> None:
+        if length:
+            point_all(self._at_bytes(offset, length, WRITE), "folio_zero_range")
+        super().zero_range(offset, length)
+
+
+TEST = {flag: f"folio_test_{name}" for flag, name in FLAG_NAMES.items()}
+SET = {flag: f"folio_{'mark' if name in ('uptodate', 'dirty') else 'set'}_{name}" for flag, name in FLAG_NAMES.items()}
+CLEAR = {flag: f"folio_clear_{name}" for flag, name in FLAG_NAMES.items()}
+TEST_CLEAR = {flag: f"folio_test_clear_{name}" for flag, name in FLAG_NAMES.items()}
+
+
+class TracedPageAllocator(PageAllocator):
+    """The allocator: free lists are per CPU, so frees commute with each other but not with an allocation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.at_free = Location("free pages")
+        self.folios: list[TracedFolio] = []
+
+    @override
+    def alloc(self, order: int = 0) -> Folio | None:
+        point(self.at_free, WRITE, "folio_alloc")
+        folio = super().alloc(order)
+        note(None if folio is None else folio_text(folio))
+        return folio
+
+    @override
+    def free(self, folio: Folio) -> None:
+        point(self.at_free, INC, "free_unref_folios")
+        super().free(folio)
+
+
+# XArray ----------------------------------------------------------------------------------------------------
+
+
+class TracedSlots(list[Any]):
+    """The slots of a node: reading or writing one is an access; a slice is written slot by slot, in order."""
+
+    __slots__ = ("at", "owner")
+
+    def __init__(self, owner: TracedXArray, size: int) -> None:
+        super().__init__([None] * size)
+        self.owner = owner
+        self.at: list[Location | None] = [None] * size
+
+    def _at(self, offset: int) -> Location:
+        where = self.at[offset]
+        if where is None:
+            where = self.at[offset] = Location(f"slot {offset} of {self.owner.number(self)}")
+        return where
+
+    def __getitem__(self, offset: Any) -> Any:
+        if type(offset) is slice:
+            return [self[at] for at in range(*offset.indices(len(self)))]
+        point(self.at[offset] or self._at(offset), READ, "slot load")
+        entry = list.__getitem__(self, offset)
+        _note_entry(entry)
+        return entry
+
+    def __setitem__(self, offset: Any, entry: Any) -> None:
+        if type(offset) is slice:
+            for at, one in zip(range(*offset.indices(len(self))), entry, strict=True):
+                self[at] = one
+            return
+        point(self.at[offset] or self._at(offset), WRITE, "slot store")
+        list.__setitem__(self, offset, entry)
+        _note_entry(entry)
+
+
+class TracedXArray(XArray[Any]):
+    """An XArray whose head and slots are shared. Cursors and marks are not: writers hold the lock."""
+
+    __slots__ = ("at_xa_head", "nodes_made")
+
+    xa_head = SharedField(XArray.xa_head)  # type: ignore[assignment,attr-defined]
+
+    def __init__(self, chunk_shift: int = 6) -> None:
+        self.nodes_made: list[TracedSlots] = []
+        super().__init__(chunk_shift=chunk_shift)
+
+    def __str__(self) -> str:
+        return "i_pages"
+
+    def number(self, slots: TracedSlots) -> str:
+        """Name a node by the order in which nodes were made."""
+        return next(f"node {number}" for number, made in enumerate(self.nodes_made) if made is slots)
+
+    @override
+    def _new_lock(self) -> SpinLock:
+        return TracedSpinLock("xa_lock")
+
+    @override
+    def _new_slots(self) -> list[Any]:
+        slots = TracedSlots(self, self.chunk_size)
+        self.nodes_made.append(slots)
+        return slots
+
+    @override
+    def _peek_head(self) -> Any:
+        return XArray.xa_head.__get__(self)  # type: ignore[attr-defined]
+
+
+# Names for people ------------------------------------------------------------------------------------------
+
+
+def folio_text(folio: Folio) -> str:
+    """Name a folio in a trace: by its size and its first page frame."""
+    return f"folio {folio.pfn}" if folio.order == 0 else f"huge folio {folio.pfn}"
+
+
+def entry_text(entry: object) -> str:
+    """Name an entry of the tree in a trace."""
+    if entry is None:
+        return "NULL"
+    if entry is RETRY:
+        return "RETRY"
+    if isinstance(entry, Folio):
+        return folio_text(entry)
+    if type(entry) is XaNode:
+        return "node"
+    if is_sibling(entry):
+        return "sibling"
+    return str(entry)
+
+
+def _note_entry(entry: object) -> None:
+    run = THREAD.run
+    if run is not None and run.recorder is not None:
+        note(entry_text(entry))
+
+
+TRACED = Parts(
+    folio=TracedFolio,
+    allocator=TracedPageAllocator,
+    mapping=TracedAddressSpace,
+    inode=TracedShmemInode,
+    spinlock=TracedSpinLock,
+    rwsem=TracedRwSem,
+    xarray=TracedXArray,
+)

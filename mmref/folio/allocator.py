@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The page allocator: unforgiving on purpose.
+
+What is freed is filled with poison and handed out again first, so that a stale pointer meets somebody
+else's folio and a forgotten clear shows as poison in a file.
+"""
+
+from __future__ import annotations
+
+from mmref.errors import MmrefInternalError, UsageError
+from mmref.folio.flags import PG_LOCKED, PG_LRU
+from mmref.folio.folio import Folio
+from mmref.folio.lru import Lru
+from mmref.sync import this_cpu
+
+__all__ = ["MAX_ORDER", "POISON", "PageAllocator"]
+
+POISON = 0xAA
+"""What the bytes of a free page are set to. Kernel: PAGE_POISON, include/linux/poison.h."""
+
+MAX_ORDER = 18
+"""The largest folio, as log2 of pages (1 GiB of 4 KiB pages)."""
+
+
+class PageAllocator:
+    """All physical memory of the machine.
+
+    Free folios lie in one list per CPU, as in the kernel (`struct per_cpu_pages`): a CPU takes back what it
+    freed last, and turns to the lists of the others only when its own is empty.
+
+    Args:
+        lru: where freed folios are taken off.
+        page_size: bytes per page.
+        folio_class: what to make folios of (`mmref.explore` hands in its traced twin).
+
+    Attributes:
+        allocated: pages in use.
+    """
+
+    def __init__(self, lru: Lru, page_size: int = 4096, folio_class: type[Folio] = Folio) -> None:
+        self.lru = lru
+        self.page_size = page_size
+        self.allocated = 0
+        self._folio_class = folio_class
+        self._free: dict[int, dict[int, list[Folio]]] = {}  # order -> CPU -> folios, last freed last
+        self._next_pfn = 0
+        self._failures = 0
+
+    def __repr__(self) -> str:
+        return f"<PageAllocator {self.allocated} pages of {self.page_size} bytes in use>"
+
+    def fail_next(self, times: int = 1) -> None:
+        """Let the next allocations fail. Kernel: fail_page_alloc, mm/fail_page_alloc.c."""
+        self._failures = times
+
+    def alloc(self, order: int = 0) -> Folio | None:
+        """Return a folio of 2**order pages with one reference, not cleared; None when memory is out.
+
+        Kernel: folio_alloc(), mm/mempolicy.c.
+        """
+        if not 0 <= order <= MAX_ORDER:
+            raise UsageError(f"order {order}: folios have an order from 0 to {MAX_ORDER}")
+        if self._failures:
+            self._failures -= 1
+            return None
+        folio = self._reuse(order)
+        if folio is None:
+            folio = self._folio_class(self, self._next_pfn, order)
+            folio.data = bytearray((POISON,)) * (self.page_size << order)
+            self._next_pfn += 1 << order
+        folio._refcount = 1
+        folio.free = False
+        self.allocated += 1 << order
+        return folio
+
+    def _reuse(self, order: int) -> Folio | None:
+        lists = self._free.get(order, {})
+        own = lists.get(this_cpu().id)
+        for free in ([own] if own else []) + [lists[cpu] for cpu in sorted(lists)]:
+            if free:
+                return free.pop()
+        return None
+
+    def free(self, folio: Folio) -> None:
+        """Take back a folio whose last reference is gone. Kernel: __folio_put(), mm/swap.c."""
+        self.lru.release(folio)
+        if folio._flags & PG_LOCKED:
+            raise MmrefInternalError(f"{folio!r} is freed while locked")
+        if folio.mapping is not None:
+            raise MmrefInternalError(f"{folio!r} is freed while it belongs to a mapping")
+        folio._flags = 0
+        folio.data[:] = bytes((POISON,)) * len(folio.data)
+        folio.initialised = 0
+        folio.index = 0
+        folio.free = True
+        self.allocated -= folio.nr_pages
+        self._free.setdefault(folio.order, {}).setdefault(this_cpu().id, []).append(folio)
+
+    def split(self, folio: Folio) -> list[Folio]:
+        """Turn a large folio into its first page, and return folios for the others.
+
+        Kernel: __split_huge_page_tail(), mm/huge_memory.c.
+
+        Context: the folio is locked and its count is frozen. The new folios are locked too, have the same
+        flags but PG_lru, no mapping yet, and a count of 0.
+        """
+        size = self.page_size
+        tails = []
+        for page in range(1, folio.nr_pages):
+            tail = self._folio_class(self, folio.pfn + page, 0)
+            tail.data = folio.data[page * size : (page + 1) * size]
+            tail.initialised = folio.initialised >> page & 1
+            tail.free = False
+            tail._flags = folio._flags & ~PG_LRU
+            tails.append(tail)
+        folio.data = folio.data[:size]
+        folio.initialised &= 1
+        folio.order = 0
+        return tails

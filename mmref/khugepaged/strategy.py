@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What every collapse strategy has in common: the state of one run, the steps, and how a run gives up.
+
+A strategy is a recipe: `collapse()` calls named steps in order and fits on one screen, so that two recipes
+side by side show what a kernel patch changed. Steps are methods; a variant overrides the one that differs.
+
+Conventions in this package: `run` is the state of one collapse; `new` is the huge folio that is built, an
+`old` folio is one that it replaces; `index` is in pages. "i_pages locked" means that the run holds xa_lock.
+A step that cannot go on raises `Abandon` with the result code; the recipe then rolls back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from mmref.errors import InvariantViolation, MmrefInternalError
+from mmref.folio import Folio
+from mmref.khugepaged.result import ScanResult
+from mmref.pagecache import NR_FILE_PAGES, NR_SHMEM, NR_SHMEM_THPS, AddressSpace, Sgp, ShmemInode
+from mmref.xarray import XaState
+
+__all__ = ["Abandon", "CollapseRun", "CollapseStrategy"]
+
+
+class Abandon(Exception):
+    """A step cannot go on, and what the result is."""
+
+    def __init__(self, result: ScanResult) -> None:
+        super().__init__(result.value)
+        self.result = result
+
+
+class CollapseRun:
+    """The state of one collapse_file() call: what are local variables in the kernel.
+
+    Attributes:
+        mapping: the page cache of the file.
+        start: first index (pages), a multiple of `nr`.
+        end: index just behind the range (pages).
+        nr: size of the huge folio (pages).
+        new: the huge folio; set by the step that allocates it.
+        old: the folios that it replaces, locked, isolated and referenced, by ascending index.
+        nr_none: how many holes the range has (pages).
+        xas: the cursor over i_pages.
+    """
+
+    new: Folio
+
+    def __init__(self, mapping: AddressSpace, start: int, order: int) -> None:
+        self.mapping = mapping
+        self.start = start
+        self.order = order
+        self.nr = 1 << order
+        self.end = start + self.nr
+        self.old: list[Folio] = []
+        self.nr_none = 0
+        self.xas: XaState[Folio | int] = XaState(mapping.i_pages, start, order)
+        self._locked = False
+
+    @property
+    def inode(self) -> ShmemInode:
+        """The file."""
+        return self.mapping.host
+
+    def xa_lock(self) -> None:
+        """Lock i_pages. Kernel: xas_lock_irq(), include/linux/xarray.h."""
+        self.mapping.i_pages.xa_lock.acquire()
+        self._locked = True
+
+    def xa_unlock(self) -> None:
+        """Unlock i_pages. Kernel: xas_unlock_irq(), include/linux/xarray.h."""
+        self._locked = False
+        self.mapping.i_pages.xa_lock.release()
+
+    def xa_unlock_if_locked(self) -> None:
+        """Unlock i_pages if the step that gave up held it: the labels xa_locked and xa_unlocked of the kernel."""
+        if self._locked:
+            self.xa_unlock()
+
+
+class CollapseStrategy(ABC):
+    """A way to collapse a range of the page cache into one huge folio.
+
+    Subclass it, give it a `name` and say which `kernel` it follows, write `collapse()` and override steps. The
+    steps here are those that all generations share.
+    """
+
+    name: ClassVar[str]
+    kernel: ClassVar[str]
+    summary: ClassVar[str] = ""
+
+    def __repr__(self) -> str:
+        return f"<strategy {self.name}>"
+
+    @abstractmethod
+    def collapse(self, run: CollapseRun) -> ScanResult:
+        """Collapse the range of `run`. Kernel: collapse_file(), mm/khugepaged.c.
+
+        Context: no locks held; sleeps.
+        """
+
+    # Preparing ---------------------------------------------------------------------------------------------
+
+    def allocate_new(self, run: CollapseRun) -> None:
+        """Allocate the huge folio: one reference, not cleared. Kernel: alloc_charge_folio(), mm/khugepaged.c."""
+        new = run.mapping.memory.allocator.alloc(run.order)
+        if new is None:
+            raise Abandon(ScanResult.ALLOC_HUGE_PAGE_FAIL)
+        run.new = new
+
+    def reserve_slots(self, run: CollapseRun) -> None:
+        """Make sure that the tree has a slot for every page of the range; leaves i_pages locked."""
+        while True:
+            run.xa_lock()
+            run.xas.create_range()
+            if not run.xas.error:
+                return
+            run.xa_unlock()
+            if not run.xas.nomem():
+                raise Abandon(ScanResult.FAIL)
+
+    def lock_new(self, run: CollapseRun) -> None:
+        """Lock the new folio and say where it will belong. Nobody else can see it yet."""
+        run.new.trylock()
+        run.new.set_swapbacked()
+        run.new.index = run.start
+        run.new.mapping = run.mapping
+
+    # Scanning ----------------------------------------------------------------------------------------------
+
+    def scan(self, run: CollapseRun) -> None:
+        """Visit every index of the range; i_pages is locked before and after, but not throughout."""
+        run.xas.set(run.start)
+        for index in range(run.start, run.end):
+            entry = self.look_at(run, index)
+            if entry is None:
+                if index == run.start:
+                    if run.xas.next_entry(run.end - 1) is None:
+                        raise Abandon(ScanResult.TRUNCATED)  # punched or truncated since it was chosen
+                    run.xas.set(index)
+                self.meet_hole(run)
+                continue
+            folio = self.lock_old(run, index, entry)
+            try:
+                self.check_old(run, folio)
+                self.isolate_old(run, index, folio)
+            except Abandon:
+                folio.unlock()
+                folio.put()
+                raise
+
+    @abstractmethod
+    def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
+        """Move the cursor to an index and load it. Context: i_pages is locked."""
+
+    @abstractmethod
+    def meet_hole(self, run: CollapseRun) -> None:
+        """Deal with an index where nothing is. Context: i_pages is locked."""
+
+    @abstractmethod
+    def claim_old(self, run: CollapseRun, folio: Folio) -> None:
+        """Make sure that nobody else uses the folio, and take it over. Context: i_pages and the folio are locked."""
+
+    def lock_old(self, run: CollapseRun, index: int, entry: Folio | int) -> Folio:
+        """Lock the folio at an index and take a reference; unlocks i_pages.
+
+        An unwritten folio (from fallocate) is cleared first; with i_pages unlocked, because that may sleep.
+        """
+        if isinstance(entry, Folio) and entry.test_uptodate():
+            if not entry.trylock():
+                raise Abandon(ScanResult.PAGE_LOCK)
+            entry.get()
+            run.xa_unlock()
+            return entry
+        run.xa_unlock()
+        try:
+            folio = run.inode.get_folio(index, Sgp.NOALLOC)
+        except OSError:
+            raise Abandon(ScanResult.FAIL) from None
+        if folio is None:
+            raise MmrefInternalError(f"Sgp.NOALLOC gave no folio at index {index}")
+        return folio
+
+    def check_old(self, run: CollapseRun, folio: Folio) -> None:
+        """Look again, now that the folio is locked: it may have changed since the cursor saw it."""
+        if not folio.test_uptodate():
+            raise Abandon(ScanResult.FAIL)
+        if folio.order:
+            whole = folio.order == run.order and folio.index == run.start
+            raise Abandon(ScanResult.PTE_MAPPED_HUGEPAGE if whole else ScanResult.PAGE_COMPOUND)
+        if folio.mapping is not run.mapping:
+            raise Abandon(ScanResult.TRUNCATED)
+
+    def isolate_old(self, run: CollapseRun, index: int, folio: Folio) -> None:
+        """Take a locked folio off the LRU and claim it; leaves i_pages locked."""
+        lru = run.mapping.memory.lru
+        if not lru.isolate(folio):
+            raise Abandon(ScanResult.DEL_PAGE_LRU)
+        run.xa_lock()
+        found = run.mapping.i_pages.load(index)
+        if found is not folio:  # VM_BUG_ON_FOLIO in the kernel
+            raise InvariantViolation("A11", f"index {index} holds {found!r} while {folio!r} is locked for it")
+        try:
+            self.claim_old(run, folio)
+        except Abandon:
+            run.xa_unlock()
+            lru.putback(folio)
+            raise
+
+    # Finishing ---------------------------------------------------------------------------------------------
+
+    def account(self, run: CollapseRun) -> None:
+        """Count the huge folio, and the holes that it fills. Context: i_pages is locked."""
+        vmstat = run.mapping.memory.vmstat
+        vmstat.add(NR_SHMEM_THPS, run.nr)
+        vmstat.add(NR_FILE_PAGES, run.nr_none)
+        vmstat.add(NR_SHMEM, run.nr_none)
+
+    def mark_uptodate(self, run: CollapseRun) -> None:
+        """Declare the new folio's content valid, and make it an ordinary one: references, dirty, LRU."""
+        run.new.mark_uptodate()
+        run.new.ref_add(run.nr - 1)  # one reference per page; the allocation's own is the first
+        run.new.mark_dirty()
+        run.mapping.memory.lru.add(run.new)
+
+    def join(self, run: CollapseRun) -> None:
+        """Store the new folio over the whole range, as one multi-index entry. Context: i_pages is locked."""
+        run.xas.set_order(run.start, run.order)
+        run.xas.store(run.new)
+        if run.xas.error:
+            raise MmrefInternalError(f"storing the huge folio failed ({run.xas.error}) though slots were reserved")
+
+    def unlock_new(self, run: CollapseRun) -> None:
+        """Let everybody use the new folio."""
+        run.new.unlock()
+
+    # Giving up ---------------------------------------------------------------------------------------------
+
+    def uncharge_holes(self, run: CollapseRun) -> None:
+        """Take back what was charged for holes. Context: i_pages is locked."""
+        if run.nr_none:
+            run.mapping.nrpages -= run.nr_none
+            run.inode.uncharge(run.nr_none)
+
+    def drop_new(self, run: CollapseRun) -> None:
+        """Free the new folio, which nobody but this run has a reference to."""
+        run.new.mapping = None
+        run.new.unlock()
+        run.new.put()
