@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Source-DPOR with sleep sets.
+
+Abdulla, Aronis, Jonsson, Sagonas: Optimal dynamic partial order reduction (POPL 2014), algorithm 1; the journal
+version (Source sets, J. ACM 2017) has the terms used here. One execution per Mazurkiewicz trace is completed;
+some further ones are started and end *sleep-set blocked*.
+
+Conventions in this file
+    E           the execution under way: `states[k]` is the state before event k, and that event
+    pre(E, e)   the prefix before event e; its state is `states[e]`
+    hb          happens-before. Sets of events are bit masks over their positions in E, so that joining two
+                of them is one `|`; `state.hb` is the set of all events up to and including its own
+    race        two events, dependent, of different CPUs, with no event between them in happens-before, that could
+                also happen in the other order
+    notdep(e)   the events after e that do not happen after it
+    initials    CPUs whose first event in a sequence has no predecessor in it: each could go first
+    sets of CPUs are bit masks too
+
+Locks: a release and the acquire that it enables are ordered but cannot be reversed; what can be reversed is the
+order of two *acquires*. The second acquire then happens after what its CPU had seen *before* it joined the
+release, and that is the happens-before set from which the initials must be computed.
+
+An operation that waits for something else (`enabled` with another mode, or a busy wait) depends on every change
+of its locations. Such a pair can be reversed if the operation was enabled before the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mmref.errors import MmrefInternalError
+from mmref.explore.errors import NondeterministicProgram
+from mmref.explore.locations import CONFLICTS, DEC, INC, LOCK, MODE_NAMES, READ, TRYINC, UNLOCK, Mode
+from mmref.explore.scheduler import STUCK, ExploredCpu, Run
+
+__all__ = ["SourceDpor"]
+
+_Record = tuple[int, int, int, int, int, int]
+"""Events of a location that later ones may depend on: reads, writes, incs, tryincs, decs, and the acquire that
+belongs to the release in `writes` if a release is there (-1: it was acquired during set-up)."""
+
+_UNTOUCHED: _Record = (0, 0, 0, 0, 0, 0)
+_Access = tuple[int, Mode]
+"""(location id, mode in effect)"""
+
+
+class State:
+    """A state of the execution, and the event that was performed in it.
+
+    Attributes:
+        enabled: the CPUs that can go on in it.
+        sleep: those that need not go on from it: explored already.
+        backtrack: those from which it is, or will be, explored; a source set in the end.
+        cpu: the one that went on.
+        access, more: what it accessed.
+        before: hb of that CPU's previous event.
+        hb: events that happen before this one, and itself.
+        undo: what the location's record was before.
+        undo_more: the same for further locations.
+    """
+
+    __slots__ = ("backtrack", "before", "cpu", "enabled", "hb", "location", "mode", "more", "sleep", "undo",
+                 "undo_more")  # fmt: skip
+
+    def __init__(self, enabled: int, sleep: int, cpu: int) -> None:
+        self.enabled = enabled
+        self.sleep = sleep
+        self.backtrack = 1 << cpu
+        self.cpu = cpu
+        self.location = -1  # no event yet
+        self.mode: Mode = READ
+        self.more: tuple[_Access, ...] = ()
+        self.before = 0
+        self.hb = 0
+        self.undo = _UNTOUCHED
+        self.undo_more: list[tuple[int, _Record]] = []
+
+
+def _conflicting(record: _Record, mode: Mode) -> int:
+    """Return the events in a location's record that an access in this mode depends on."""
+    reads, writes, incs, tryincs, decs, _ = record
+    if mode == READ:
+        return writes | incs | tryincs | decs
+    if mode == INC:
+        return reads | writes
+    if mode == TRYINC:
+        return reads | writes | decs
+    if mode == DEC:
+        return reads | writes | tryincs | decs
+    return reads | writes | incs | tryincs | decs
+
+
+def _updated(record: _Record, mode: Mode, bit: int) -> _Record:
+    """Return a location's record after an access in this mode."""
+    reads, writes, incs, tryincs, decs, acquire = record
+    if mode == READ:
+        return (reads | bit, writes, incs, tryincs, decs, acquire)
+    if mode == INC:
+        return (reads, writes, incs | bit, tryincs, decs, 0)
+    if mode == TRYINC:
+        return (reads, writes, incs, tryincs | bit, decs, 0)
+    if mode == DEC:
+        return (reads, writes, incs, tryincs, decs | bit, 0)
+    # What comes after this one depends on it, and it on everything so far: the rest can be forgotten.
+    return (0, bit, 0, 0, 0, (writes or -1) if mode == UNLOCK and not acquire else 0)
+
+
+class SourceDpor:
+    """The chooser of source-DPOR, and what it remembers from one execution to the next."""
+
+    name = "source"
+
+    def __init__(self) -> None:
+        self.states: list[State] = []
+        self.replayed = 0  # events at the start of this execution that the last one had as well
+        self._depth = 0
+        self._sleep = 0  # the sleep set of the next new state
+        self._records: dict[int, _Record] = {}
+        self._last_hb: dict[int, int] = {}  # CPU -> hb of its last event
+        self._run: Run | None = None
+
+    # Chooser
+
+    def choose(self, run: Run) -> int:
+        """Follow the prefix to be explored; after it, prefer the CPU that runs already."""
+        states = self.states
+        self._run = run
+        depth = self._depth
+        if depth < len(states):
+            cpu = states[depth].cpu
+            if not run.unfinished >> cpu & 1 or (run.guarded >> cpu & 1 and not run.cpus[cpu].ready()):
+                raise self._cannot(depth, cpu)
+            return cpu
+        enabled = run.enabled()
+        candidates = enabled & ~self._sleep
+        if not candidates:
+            return -1
+        cpu = run.current.id
+        if not candidates >> cpu & 1 or not states:
+            cpu = (candidates & -candidates).bit_length() - 1
+        states.append(State(enabled, self._sleep, cpu))
+        return cpu
+
+    def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
+        """Order the event after those that it depends on, find its races, and pass the sleep set on."""
+        depth = self._depth
+        self._depth = depth + 1
+        state = self.states[depth]
+        location = cpu.location.id
+        if depth < self.replayed:
+            if location != state.location or mode != state.mode:
+                raise self._diverged(depth, cpu, mode)
+            return
+        number = cpu.id
+        bit = 1 << depth
+        before = self._last_hb.get(number, 0)
+        state.location = location
+        state.mode = mode
+        state.before = before
+        if cpu.more is not None or (cpu.guarded and mode != LOCK):
+            hb = self._executed_further(state, cpu, depth, before)
+        else:
+            record = self._records.get(location, _UNTOUCHED)
+            state.undo = record
+            state.more = ()
+            # Inlined from _conflicting() and _updated(): most events are reads and writes.
+            reads, writes, incs, tryincs, decs, acquire = record
+            if mode == READ:
+                found = (writes | incs | tryincs | decs) & ~before
+                self._records[location] = (reads | bit, writes, incs, tryincs, decs, acquire)
+            else:
+                found = _conflicting(record, mode) & ~before
+                self._records[location] = _updated(record, mode, bit)
+            hb = before
+            if not found:
+                pass
+            elif mode == LOCK and acquire:
+                hb = self._acquired(cpu, before, found, record)
+            else:
+                racing = []
+                states = self.states
+                while found:  # the newest first: what happens before it is no race
+                    event = found.bit_length() - 1
+                    racing.append(event)
+                    hb |= states[event].hb
+                    found &= ~hb
+                for event in racing:
+                    self._reverse(event, cpu, hb, depth)
+        hb |= bit
+        state.hb = hb
+        self._last_hb[number] = hb
+        sleep = state.sleep
+        self._sleep = self._still_asleep(sleep, cpu, mode) if sleep else 0
+
+    # Races
+
+    def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
+        """Make sure that E is also explored with the operation of `cpu` before `event`.
+
+        Args:
+            event: the first event of the race.
+            cpu: the CPU of the second one.
+            hb: what happens before the second one.
+            end: its position.
+        """
+        states = self.states
+        source = states[event]
+        covered = source.backtrack | source.sleep
+        if not source.enabled & ~covered:
+            return
+        sequence = 0  # v = notdep(event) followed by the operation of `cpu`
+        choice = 0
+        for position in range(event + 1, end):
+            state = states[position]
+            if state.hb >> event & 1:
+                continue
+            if not state.hb & sequence:
+                initial = 1 << state.cpu
+                if initial & covered:
+                    return
+                choice = choice or initial
+            sequence |= 1 << position
+        if not hb & sequence:
+            if cpu.bit & covered:
+                return
+            choice = cpu.bit
+        if not choice & source.enabled:
+            raise MmrefInternalError(f"CPU set {choice:b} is to go first at step {event}, where it cannot")
+        source.backtrack |= choice
+
+    def _acquired(self, cpu: ExploredCpu, before: int, found: int, record: _Record) -> int:
+        """Treat an acquire that follows a release, and return its hb.
+
+        The release enables it, so these two do not race. It races with the reads of the free lock since then,
+        and with the acquire that belongs to the release, unless it happens after that anyway.
+        """
+        states = self.states
+        depth = self._depth - 1
+        reads, _, _, _, _, acquire = record
+        ordered = before  # hb without the release
+        reads &= ~before
+        while reads:
+            event = reads.bit_length() - 1
+            ordered |= states[event].hb
+            reads &= ~ordered
+            self._reverse(event, cpu, ordered, depth)
+        if acquire > 0 and not ordered & acquire:
+            self._reverse(acquire.bit_length() - 1, cpu, ordered, depth)
+        hb = ordered
+        while found:
+            hb |= states[found.bit_length() - 1].hb
+            found &= ~hb
+        return hb
+
+    def _executed_further(self, state: State, cpu: ExploredCpu, depth: int, before: int) -> int:
+        """Treat an event on several locations, or one that had to wait, and return its hb."""
+        accesses = tuple((location.id, mode) for location, mode in cpu.accesses())
+        state.more = accesses[1:]
+        found = 0
+        for location, mode in accesses:
+            found |= _conflicting(self._records.get(location, _UNTOUCHED), mode)
+        found &= ~before
+        if cpu.guarded:
+            self._waited(cpu, accesses, before, depth)
+        hb = before
+        racing = []
+        while found:
+            event = found.bit_length() - 1
+            hb |= self.states[event].hb
+            found &= ~hb
+            racing.append(event)
+        if not cpu.guarded:
+            for event in racing:
+                self._reverse(event, cpu, hb, depth)
+        state.undo_more = []
+        for location, mode in accesses:
+            record = self._records.get(location, _UNTOUCHED)
+            state.undo_more.append((location, record))
+            self._records[location] = _updated(record, mode, 1 << depth)
+        return hb
+
+    def _waited(self, cpu: ExploredCpu, accesses: Iterable[_Access], before: int, end: int) -> None:
+        """Reverse the races of an operation that waits, whether or not it could go on in the end."""
+        states = self.states
+        modes = dict(accesses)
+        arrived = -1  # its CPU waits since the step after this one
+        for position in range(end - 1, -1, -1):
+            if states[position].cpu == cpu.id:
+                arrived = position
+                break
+        covered = before
+        dependent = 0
+        for event in range(end - 1, -1, -1):
+            state = states[event]
+            if covered >> event & 1 or not self._conflicts(state, modes):
+                continue
+            if event < arrived:
+                # Not known whether it could have gone on before this event. Exploring too much is harmless.
+                self._reverse(event, cpu, before | dependent, end)
+            elif state.enabled & cpu.bit:
+                self._reverse(event, cpu, before | dependent, end)
+                covered |= state.hb
+            dependent |= 1 << event
+
+    @staticmethod
+    def _conflicts(state: State, modes: dict[int, Mode]) -> bool:
+        """Tell whether an event depends on an operation with these accesses."""
+        mode = modes.get(state.location)
+        if mode is not None and CONFLICTS[mode] >> state.mode & 1:
+            return True
+        for location, further in state.more:
+            mode = modes.get(location)
+            if mode is not None and CONFLICTS[mode] >> further & 1:
+                return True
+        return False
+
+    def _still_asleep(self, sleep: int, cpu: ExploredCpu, mode: Mode) -> int:
+        """Return the sleeping CPUs whose pending operation does not depend on the event."""
+        assert self._run is not None
+        location = cpu.location
+        conflicts = CONFLICTS[mode]
+        for other in self._run.cpus:
+            if not sleep & other.bit:
+                continue
+            if cpu.more is None and other.more is None:
+                if other.location is location and conflicts >> other.effective() & 1:
+                    sleep &= ~other.bit
+            else:
+                modes = {one.id: further for one, further in other.accesses()}
+                for one, further in cpu.accesses():
+                    pending = modes.get(one.id)
+                    if pending is not None and CONFLICTS[pending] >> further & 1:
+                        sleep &= ~other.bit
+                        break
+        return sleep
+
+    # From one execution to the next
+
+    def finish(self, run: Run) -> bool:
+        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
+        if run.end == STUCK:
+            self._reverse_stuck(run)
+        states = self.states
+        if self._depth < len(states):
+            raise self._shorter(run)
+        while states:
+            state = states[-1]
+            state.sleep |= 1 << state.cpu
+            self._undo(state)
+            rest = state.backtrack & ~state.sleep
+            if rest:
+                state.cpu = (rest & -rest).bit_length() - 1
+                break
+            states.pop()
+        self.replayed = len(states) - 1
+        self._depth = 0
+        self._sleep = 0
+        return bool(states)
+
+    def _reverse_stuck(self, run: Run) -> None:
+        """Find the races of operations that could never be performed, at the end of a deadlocked execution."""
+        end = len(self.states)
+        for cpu in run.cpus:
+            if not run.unfinished & cpu.bit:
+                continue
+            before = self._last_hb.get(cpu.id, 0)
+            if cpu.mode == LOCK and cpu.more is None:
+                # Somebody holds the lock: the race is with that acquire.
+                _, holder, _, _, _, _ = self._records.get(cpu.location.id, _UNTOUCHED)
+                if holder & ~before:
+                    self._reverse(holder.bit_length() - 1, cpu, before, end)
+            else:
+                accesses = [(location.id, mode) for location, mode in cpu.accesses()]
+                self._waited(cpu, accesses, before, end)
+
+    def _undo(self, state: State) -> None:
+        """Forget the event of the last state."""
+        if state.location < 0:
+            return
+        self._last_hb[state.cpu] = state.before
+        if state.undo_more:
+            for location, record in reversed(state.undo_more):
+                self._records[location] = record
+            state.undo_more = []
+        else:
+            self._records[state.location] = state.undo
+        state.location = -1
+
+    def pending(self) -> int:
+        """Return the number of branches that are known and not yet explored."""
+        return sum((state.backtrack & ~state.sleep & ~(1 << state.cpu)).bit_count() for state in self.states)
+
+    def _diverged(self, depth: int, cpu: ExploredCpu, mode: Mode) -> NondeterministicProgram:
+        state = self.states[depth]
+        return NondeterministicProgram(
+            f"the program is not deterministic: at step {depth} {cpu.name} now does a {MODE_NAMES[mode]}"
+            f" ({cpu.label or 'no label'}) of {cpu.location.name} (location {cpu.location.id}), but after the same"
+            f" schedule it did a {MODE_NAMES[state.mode]} of location {state.location} before; shared state must"
+            " be created afresh for each execution, and nothing may depend on time, chance or hashing"
+        )
+
+    def _cannot(self, depth: int, cpu: int) -> NondeterministicProgram:
+        return NondeterministicProgram(
+            f"the program is not deterministic: at step {depth} CPU {cpu} cannot go on now, but after the same"
+            " schedule it could before; shared state must be created afresh for each execution, and nothing may"
+            " depend on time, chance or hashing"
+        )
+
+    def _shorter(self, run: Run) -> NondeterministicProgram:
+        return NondeterministicProgram(
+            f"the program is not deterministic: it now ends after {self._depth} steps ({run.end}), but the same"
+            f" schedule went on to step {len(self.states)} before; shared state must be created afresh for each"
+            " execution, and nothing may depend on time, chance or hashing"
+        )

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Shared locations, the modes in which they are accessed, and which modes conflict.
+
+This is the seam between the engine and what is explored. Whatever CPUs share is a `Location`; immediately
+before an access the code calls `point()`, and when that returns this CPU has been chosen to go on and must
+perform the access at once. Outside an exploration `point()` does nothing.
+
+Conventions in this file
+    location    one shared cell: a slot, a flag bit, a reference count, a lock
+    mode        how an access touches its location; two accesses of different CPUs to one location are
+                *dependent* (their order matters) exactly if `CONFLICTS[mode] >> other & 1`
+    effect      for a conditional operation: would the update take place in the current state?
+                If not, the operation is a `READ` in that state
+    run         the execution under way (`scheduler.Run`)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from mmref.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmref.explore.scheduler import Run, Worker
+
+__all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "TRYINC", "UNLOCK", "WRITE", "Accesses",
+           "Effect", "Location", "Mode", "conflict", "note", "point", "point_all"]
+
+Mode: TypeAlias = int
+
+# Modes start at 2, so that an `effect` may also answer with a mode (0 is False, 1 is True).
+READ: Mode = 2
+"""Sees the value, changes nothing."""
+WRITE: Mode = 3
+"""Changes the value, or both sees and changes it. Conflicts with everything."""
+INC: Mode = 4
+"""Increments a counter unseen. The CPU must hold a reference itself, so that the count is not zero."""
+TRYINC: Mode = 5
+"""Increments a counter unless it is zero (give `effect`); only whether it did is seen."""
+DEC: Mode = 6
+"""Decrements a counter to which this CPU holds a reference, and sees only whether it is zero now."""
+LOCK: Mode = 7
+"""Acquires an exclusive lock (give `enabled`). Only the order of two acquires can be reversed."""
+UNLOCK: Mode = 8
+"""Releases what `LOCK`, or a `WRITE` that took effect (a trylock), has acquired."""
+
+MODE_NAMES: dict[Mode, str] = {
+    READ: "read", WRITE: "write", INC: "inc", TRYINC: "tryinc", DEC: "dec", LOCK: "lock", UNLOCK: "unlock",
+}  # fmt: skip
+
+_EVERYTHING = sum(1 << mode for mode in MODE_NAMES)
+
+# Bit `m` of CONFLICTS[mode] says that `mode` and `m` do not commute. The relation is symmetric.
+CONFLICTS: tuple[int, ...] = (
+    0,
+    0,
+    _EVERYTHING & ~(1 << READ),  # READ: two reads commute
+    _EVERYTHING,  # WRITE
+    _EVERYTHING & ~(1 << INC | 1 << TRYINC | 1 << DEC),  # INC: nobody sees its result
+    _EVERYTHING & ~(1 << INC | 1 << TRYINC),  # TRYINC: a decrement may be what makes it fail
+    _EVERYTHING & ~(1 << INC),  # DEC: which of two decrements sees zero depends on their order
+    _EVERYTHING,  # LOCK
+    _EVERYTHING,  # UNLOCK
+)
+
+Effect: TypeAlias = Callable[[], int]
+"""Answers True (takes effect), False (it is a `READ` in this state), or its mode in this state."""
+Accesses: TypeAlias = Sequence[tuple["Location", Mode]]
+
+
+def conflict(mode: Mode, other: Mode) -> bool:
+    """Tell whether two accesses to one location, in these modes, depend on each other.
+
+    >>> conflict(READ, READ), conflict(READ, WRITE), conflict(INC, DEC), conflict(TRYINC, DEC)
+    (False, True, False, True)
+    """
+    return bool(CONFLICTS[mode] >> other & 1)
+
+
+class _ThreadState(threading.local):
+    """What each operating-system thread has of its own, so that two threads can explore at once."""
+
+    run: Run | None = None
+    pool: list[Worker] | None = None
+
+
+THREAD = _ThreadState()
+
+LocationName: TypeAlias = "str | Callable[[], str] | tuple[object, str] | None"
+
+
+class Location:
+    """One shared cell.
+
+    Attributes:
+        id: its number in order of creation within this execution, the same whenever the same schedule is run;
+            -1 outside an exploration.
+        version: number of the step that last changed it; 0 if none has.
+        run: the execution in which it was created, if any.
+    """
+
+    __slots__ = ("_name", "id", "run", "version")
+
+    def __init__(self, name: LocationName = None) -> None:
+        """Create a location.
+
+        Args:
+            name: text, or a callable or an (owner, suffix) pair from which the text is made if ever needed.
+        """
+        self._name = name
+        self.version = 0
+        run = THREAD.run
+        self.run = run
+        if run is None:
+            self.id = -1
+        else:
+            self.id = run.locations_created
+            run.locations_created += 1
+
+    @property
+    def name(self) -> str:
+        """What to call it in a report."""
+        name = self._name
+        if name is None:
+            return f"{type(self).__name__.lower()} {self.id}"
+        if isinstance(name, str):
+            return name
+        if isinstance(name, tuple):
+            return f"{name[0]}{name[1]}"
+        return name()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def point(
+    location: Location,
+    mode: Mode,
+    label: str = "",
+    effect: Effect | None = None,
+    enabled: Callable[[], bool] | None = None,
+    holder: str | Callable[[], str] | None = None,
+) -> None:
+    """Let the explorer decide which CPU goes on; return when it is this one.
+
+    Call it immediately before the access, and perform the access as soon as it returns: what lies between is
+    atomic. `effect` and `enabled` must only look (raw fields, no traced access).
+
+    Args:
+        location: what is about to be accessed.
+        mode: how; one of the constants of this module.
+        label: the operation's name for the trace, for example ``"xas_store"``.
+        effect: for a conditional operation (CAS, trylock): whether it would take effect now.
+        enabled: for a blocking operation: whether it can go on now; the CPU waits until it can. It may depend
+            on nothing but the locations of this operation.
+        holder: who has what a blocking operation waits for, for the report of a deadlock.
+    """
+    run = location.run
+    if run is None or not run.live:
+        _outside(run)
+        return
+    cpu = run.current
+    cpu.location = location
+    cpu.mode = mode
+    cpu.label = label
+    cpu.effect = effect
+    cpu.more = None
+    if enabled is not None or cpu.spin is not None:
+        cpu.guard(enabled, holder)
+    run.reschedule(cpu)
+
+
+def point_all(
+    accesses: Accesses,
+    label: str = "",
+    effect: Effect | None = None,
+    enabled: Callable[[], bool] | None = None,
+    holder: str | Callable[[], str] | None = None,
+) -> None:
+    """Do as `point()`, for one atomic operation on several locations.
+
+    Args:
+        accesses: (location, mode) pairs, at least one, each location once. The first names the event.
+        label: as for `point()`.
+        effect: as for `point()`; if it says no, the operation is a `READ` of all its locations.
+        enabled: as for `point()`.
+        holder: as for `point()`.
+    """
+    location, mode = accesses[0]
+    run = location.run
+    if run is None or not run.live:
+        _outside(run)
+        return
+    cpu = run.current
+    cpu.location = location
+    cpu.mode = mode
+    cpu.label = label
+    cpu.effect = effect
+    cpu.more = tuple(accesses[1:]) or None
+    if enabled is not None or cpu.spin is not None:
+        cpu.guard(enabled, holder)
+    run.reschedule(cpu)
+
+
+def note(value: object) -> None:
+    """Record the result of the access just performed. Costs nothing to speak of when nothing is recorded."""
+    run = THREAD.run
+    if run is not None and run.recorder is not None and run.live:
+        run.recorder.note(value)
+
+
+def _outside(run: Run | None) -> None:
+    """Let an access pass that is not one of an explored CPU, unless it only looks like that."""
+    current = THREAD.run
+    if current is None:
+        return
+    if current.live:
+        # CPU code is running, but the location belongs to no execution or to an earlier one.
+        raise UsageError(
+            "a shared cell is used that was created outside the program: create every cell in the function"
+            " that returns the threads, so that each execution starts from the same state"
+        )
+    if run is current:
+        run.unwinding_access()

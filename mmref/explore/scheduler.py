@@ -1,0 +1,540 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One execution: CPUs as greenlets, and the scheduler that is called inline at each access.
+
+A CPU that comes to a scheduling point announces its next operation (its *pending* operation) and asks the
+*chooser* which CPU goes on. If it is the same one, it just returns: no switch is made. Every CPU that has not
+ended has a pending operation, so the chooser always knows what each would do next.
+
+Greenlets are pooled per thread, one per CPU number: creating one costs more than a hundred scheduling points.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Protocol, cast
+
+from greenlet import getcurrent  # type: ignore[import-untyped]
+from greenlet import greenlet as new_greenlet
+
+from mmref.errors import Deadlock, Livelock, MmrefInternalError, UsageError
+from mmref.explore.errors import StepLimit
+from mmref.explore.locations import MODE_NAMES, READ, THREAD, Effect, Location, Mode
+from mmref.explore.program import Execution
+from mmref.sync import _THIS_CPU, Cpu
+
+__all__ = ["BLOCKED", "COMPLETE", "FAILED", "STUCK", "Chooser", "Event", "ExploredCpu", "Recorder", "Run",
+           "Worker"]
+
+COMPLETE = "complete"
+"""Every CPU has ended."""
+BLOCKED = "blocked"
+"""The chooser gave up: whatever could follow has been explored already (or is out of bounds)."""
+STUCK = "stuck"
+"""Some CPU has not ended and none can go on: a deadlock or a livelock."""
+FAILED = "failed"
+"""Ended early by a finding."""
+
+Guard = Callable[[], bool]
+Frame = tuple[str, str, int]
+"""One level of a call stack: qualified function name, file, line."""
+
+
+class Greenlet(Protocol):
+    """The part of greenlet's interface that is used here (greenlet ships no types)."""
+
+    def switch(self) -> object:
+        """Go on with this greenlet, and return when somebody switches back."""
+
+    def throw(self, *args: object) -> object:
+        """Go on with this greenlet by raising an exception there."""
+
+
+class _Unwind(BaseException):
+    """Thrown into a CPU that has not ended when its execution is over."""
+
+
+class Chooser(Protocol):
+    """What an engine provides: the decisions of one execution."""
+
+    def choose(self, run: Run) -> int:
+        """Return the number of the CPU to go on with, or -1 to end the execution here."""
+
+    def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
+        """Take note that a CPU's pending operation, in effect one of this mode, is about to be performed."""
+
+
+class Event:
+    """One performed access, as recorded for a trace.
+
+    Attributes:
+        step: its number in the execution, from 0.
+        cpu: the number of its CPU.
+        label: the operation's name.
+        location: the name of the location.
+        mode: the name of its mode in effect.
+        value: what the operation reported through `note()`.
+        stack: calls from the CPU's entry function inwards.
+        waited: whether the CPU could not have gone on at once when it came to this operation.
+    """
+
+    __slots__ = ("cpu", "label", "location", "mode", "stack", "step", "value", "waited")
+
+    def __init__(
+        self, *, step: int, cpu: int, label: str, location: str, mode: str, stack: tuple[Frame, ...],
+        waited: bool,
+    ) -> None:  # fmt: skip
+        self.step = step
+        self.cpu = cpu
+        self.label = label
+        self.location = location
+        self.mode = mode
+        self.stack = stack
+        self.waited = waited
+        self.value: object = None
+
+
+class Recorder:
+    """Collect the events of one execution, with their call stacks."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def note(self, value: object) -> None:
+        """Keep a result with the access just performed."""
+        if self.events:
+            self.events[-1].value = value
+
+    def add(self, step: int, cpu: ExploredCpu, mode: Mode) -> None:
+        """Keep an access that is about to be performed."""
+        location = cpu.location
+        self.events.append(
+            Event(step=step, cpu=cpu.id, label=cpu.label or MODE_NAMES[mode], location=location.name,
+                  mode=MODE_NAMES[mode], stack=cpu.stack, waited=cpu.waited)
+        )  # fmt: skip
+
+
+class ExploredCpu(Cpu):
+    """A CPU under exploration: its greenlet, and the operation that it is about to perform.
+
+    Attributes:
+        bit: ``1 << id``, its place in sets of CPUs.
+        location, mode, label, effect, more: its pending operation; `more` has the further locations.
+        enabled: while this says no, the pending operation cannot be performed.
+        holder: who has what it waits for.
+        spin: what `cpu_relax()` waits for: locations, each with the step of this CPU's last access.
+        accessed: the locations that this CPU has accessed since its last `cpu_relax()`, with their steps.
+    """
+
+    __slots__ = ("accessed", "bit", "effect", "enabled", "entry", "greenlet", "guarded", "holder", "label",
+                 "location", "mode", "more", "name", "result", "run", "spin", "spun", "stack", "started",
+                 "waited")  # fmt: skip
+
+    greenlet: Greenlet
+    location: Location
+    run: Run
+
+    def __init__(self, id: int) -> None:
+        super().__init__(id)
+        self.bit = 1 << id
+        self.mode: Mode = READ
+        self.label = ""
+        self.effect: Effect | None = None
+        self.more: tuple[tuple[Location, Mode], ...] | None = None
+        self.accessed: list[tuple[Location, int]] = []
+        self.stack: tuple[Frame, ...] = ()
+
+    def prepare(self, run: Run, name: str, entry: Callable[[], object]) -> None:
+        """Get ready for another execution."""
+        self.run = run
+        self.name = name
+        self.entry = entry
+        self.result: object = None
+        self.started = False
+        self.guarded = False
+        self.waited = False
+        self.enabled: Guard | None = None
+        self.holder: str | Callable[[], str] | None = None
+        self.spin: list[tuple[Location, int]] | None = None
+        self.spun = False
+        self.effect = None
+        self.more = None
+        self.accessed.clear()
+
+    def forget(self) -> None:
+        """Let go of the last execution's objects."""
+        for name in ("run", "entry", "location", "result", "enabled", "holder", "effect", "spin", "more"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.accessed.clear()
+
+    def relax(self) -> None:
+        """Wait until a location that this CPU has read since its last pass changes.
+
+        The wait is part of the next operation: that one also reads all those locations, and is not enabled
+        until another CPU has changed one of them. (A step of its own would only multiply the schedules.)
+        """
+        if not self.run.live:
+            raise _Unwind  # a busy-wait loop in a `finally` of an execution that is over would never end
+        if self.accessed or self.spin is None:
+            last: dict[int, tuple[Location, int]] = {}
+            for location, step in self.accessed:
+                last[location.id] = location, step
+            self.spin = list(last.values())
+            self.accessed.clear()
+
+    def guard(self, enabled: Guard | None, holder: str | Callable[[], str] | None) -> None:
+        """Make the pending operation wait, for its own guard or for the end of a busy wait."""
+        self.enabled = enabled
+        self.holder = holder
+        self.guarded = True
+        self.run.guarded |= self.bit
+        if self.spin is not None:
+            own = {self.location.id}
+            own.update(location.id for location, _ in self.more or ())
+            extra = tuple((location, READ) for location, _ in self.spin if location.id not in own)
+            self.more = ((self.more or ()) + extra) or None
+            self.spun = True
+
+    def ready(self) -> bool:
+        """Tell whether the pending operation can be performed in the current state."""
+        if self.spun and self.spin is not None:
+            for location, step in self.spin:
+                if location.version > step:
+                    break
+            else:
+                return False
+        return self.enabled is None or bool(self.enabled())
+
+    def passed(self) -> None:
+        """Forget what the operation has waited for: it is being performed."""
+        self.guarded = False
+        self.enabled = None
+        self.holder = None
+        self.run.guarded &= ~self.bit
+        if self.spun:
+            self.spun = False
+            self.spin = None
+
+    def effective(self) -> Mode:
+        """Return the mode that the pending operation has in the current state."""
+        effect = self.effect
+        if effect is None:
+            return self.mode
+        answer = effect()
+        return self.mode if answer == 1 else answer or READ
+
+    def accesses(self) -> tuple[tuple[Location, Mode], ...]:
+        """Return all (location, mode) pairs of the pending operation, as they are in the current state."""
+        mode = self.effective()
+        first = ((self.location, mode),)
+        if self.more is None:
+            return first
+        if mode == READ and self.mode != READ:
+            return first + tuple((location, READ) for location, _ in self.more)
+        return first + self.more
+
+    def waits_for(self) -> str:
+        """Describe what the pending operation waits for."""
+        if self.enabled is not None and not self.enabled():
+            holder = self.holder() if callable(self.holder) else self.holder
+            what = f"{self.location.name} ({self.label or MODE_NAMES[self.mode]})"
+            return f"{what}, {holder}" if holder else what
+        names = ", ".join(location.name for location, _ in self.spin or ())
+        if not names:
+            return "nothing in particular (it spins in cpu_relax(), but has read no shared location)"
+        return f"a change of {names} (it spins in cpu_relax())"
+
+
+class Worker:
+    """A pooled greenlet that runs the CPU of one number, in one execution after another."""
+
+    def __init__(self, number: int) -> None:
+        self.cpu = ExploredCpu(number)
+        self.cpu.greenlet = cast(Greenlet, new_greenlet(self._work))
+
+    def _work(self) -> None:
+        cpu = self.cpu
+        _THIS_CPU.set(cpu)  # a greenlet has a context of its own
+        while True:
+            run = cpu.run
+            try:
+                cpu.result = cpu.entry()
+            except _Unwind:
+                pass
+            except Exception as error:  # whatever a CPU's code raises is a finding
+                run.failed(cpu, error)
+            except BaseException as error:  # Ctrl-C goes to who called explore()
+                run.crash = error
+            following = run.ended(cpu)
+            del run  # a greenlet in the pool must not keep an execution alive
+            following.switch()
+
+
+_WORK_CODE: CodeType = Worker._work.__code__
+
+
+def call_stack(depth: int) -> tuple[Frame, ...]:
+    """Return the calls from the CPU's entry function down to the caller `depth` levels up."""
+    frame: FrameType | None = sys._getframe(depth)
+    frames: list[Frame] = []
+    while frame is not None and frame.f_code is not _WORK_CODE:
+        code = frame.f_code
+        frames.append((code.co_qualname, code.co_filename, frame.f_lineno))
+        frame = frame.f_back
+    frames.reverse()
+    return tuple(frames)
+
+
+class Run:
+    """One execution of a program under a chooser.
+
+    Attributes:
+        live: True while CPU code runs; otherwise `point()` does nothing.
+        current: the CPU whose code runs.
+        steps: number of accesses performed.
+        unfinished: set (bit mask) of the CPUs that have not ended.
+        guarded: set of the CPUs whose pending operation may have to wait.
+        end: how it ended: COMPLETE, BLOCKED, STUCK or FAILED.
+        finding: the exception that was found, if any.
+        culprit: the number of the CPU in whose code, or after whose step, the finding came up.
+    """
+
+    def __init__(
+        self,
+        chooser: Chooser,
+        *,
+        max_steps: int,
+        recorder: Recorder | None = None,
+        stop_at_finding: bool = True,
+        checked_steps: int = 0,
+    ) -> None:
+        """Prepare an execution.
+
+        Args:
+            chooser: decides which CPU goes on.
+            max_steps: accesses after which the execution is given up as endless.
+            recorder: collects events, in the one execution that is recorded.
+            stop_at_finding: end at the first finding; otherwise the CPU that failed stops, the others go on.
+            checked_steps: number of steps already checked by `on_step`, in an execution with the same start.
+        """
+        self.chooser = chooser
+        self.max_steps = max_steps
+        self.recorder = recorder
+        self.stop_at_finding = stop_at_finding
+        self.checked_steps = checked_steps
+        self.live = False
+        self.starting = True
+        self.changed = False
+        self.closing = False
+        self.steps = 0
+        self.choices: list[int] = []
+        self.locations_created = 0
+        self.unfinished = 0
+        self.guarded = 0
+        self.end = COMPLETE
+        self.finding: Exception | None = None
+        self.culprit: int | None = None
+        self.crash: BaseException | None = None
+        self.inert_accesses = 0
+        self.cpus: list[ExploredCpu] = []
+        self.current: ExploredCpu = cast(ExploredCpu, None)
+        self.execution: Execution = cast(Execution, None)
+        self.hub: Greenlet = cast(Greenlet, getcurrent())
+
+    # The life of an execution, seen from the hub (the greenlet that called explore()).
+
+    def go(self, build: Callable[[], Execution]) -> None:
+        """Build the program's objects, run its CPUs to the end, and check what must hold at rest."""
+        if THREAD.run is not None:
+            raise UsageError("explore() was called inside a program that is being explored: call it outside")
+        THREAD.run = self
+        try:
+            self.execution = build()
+            self._start()
+            try:
+                if self.crash is None:
+                    self._resume(self._next())
+            finally:
+                self._close()
+            if self.crash is not None:
+                raise self.crash
+            if self.finding is None and self.end == COMPLETE and self.execution.at_rest is not None:
+                try:
+                    self.execution.at_rest()
+                except Exception as error:  # as in a CPU's code
+                    self.finding = error
+        finally:
+            THREAD.run = None
+
+    def _start(self) -> None:
+        """Run every CPU up to its first scheduling point."""
+        pool = THREAD.pool
+        if pool is None:
+            pool = THREAD.pool = []
+        threads = self.execution.cpus
+        while len(pool) < len(threads):
+            pool.append(Worker(len(pool)))
+        self.cpus = [worker.cpu for worker in pool[: len(threads)]]
+        for cpu, name, entry in zip(self.cpus, self.execution.names, threads, strict=True):
+            cpu.prepare(self, name, entry)
+        self.unfinished = (1 << len(threads)) - 1
+        for cpu in self.cpus:
+            cpu.started = True
+            self._resume(cpu.greenlet, cpu)
+            if self.crash is not None:
+                return
+        self.starting = False
+
+    def _resume(self, greenlet: Greenlet, cpu: ExploredCpu | None = None) -> None:
+        if greenlet is self.hub:
+            return
+        if cpu is not None:
+            self.current = cpu
+        self.live = True
+        greenlet.switch()
+        self.live = False
+
+    def _close(self) -> None:
+        """Unwind the CPUs that have not ended, so that their greenlets can be used again."""
+        self.live = False
+        self.closing = True
+        for cpu in self.cpus:
+            if cpu.started and self.unfinished & cpu.bit:
+                cpu.greenlet.throw(_Unwind)
+                if self.unfinished & cpu.bit:
+                    raise MmrefInternalError(f"{cpu} did not stop at the end of an execution")
+
+    # Called from the CPUs' greenlets.
+
+    def reschedule(self, cpu: ExploredCpu) -> None:
+        """Let the chooser pick who goes on; return when it is `cpu`."""
+        if self.recorder is not None:
+            cpu.stack = call_stack(3)
+            cpu.waited = cpu.guarded and not cpu.ready()
+        if self.starting:
+            self.hub.switch()
+            return
+        following = self._next()
+        if following is not cpu.greenlet:
+            following.switch()
+
+    def _next(self) -> Greenlet:
+        """Choose the next step, and return the greenlet to go on with: its CPU's, or the hub's at the end."""
+        try:
+            if self.changed:
+                self.changed = False
+                if self.execution.on_step is not None and self.steps > self.checked_steps:
+                    self._check_step()
+            if not self.unfinished:
+                return self.hub
+            if self.finding is not None and self.stop_at_finding:
+                self.end = FAILED
+                return self.hub
+            if self.steps >= self.max_steps:
+                self._too_long()
+                return self.hub
+            choice = self.chooser.choose(self)
+            if choice < 0:
+                self._stop()
+                return self.hub
+            self.choices.append(choice)
+            cpu = self.cpus[choice]
+            mode = cpu.mode if cpu.effect is None else cpu.effective()
+            self.chooser.executed(cpu, mode)
+            if self.recorder is not None:
+                self.recorder.add(self.steps, cpu, mode)
+            steps = self.steps = self.steps + 1
+            location = cpu.location
+            cpu.accessed.append((location, steps))
+            if mode != READ:
+                location.version = steps
+                self.changed = True
+            if cpu.more is not None:
+                self._further(cpu, mode)
+            if cpu.guarded:
+                cpu.passed()
+            self.current = cpu
+            return cpu.greenlet
+        except BaseException as error:  # must not surface in the code of the CPU that called
+            self.crash = error
+            return self.hub
+
+    def _further(self, cpu: ExploredCpu, mode: Mode) -> None:
+        """Account for the further locations of an operation."""
+        failed = mode == READ and cpu.mode != READ
+        for location, further in cpu.more or ():
+            cpu.accessed.append((location, self.steps))
+            if further != READ and not failed:
+                location.version = self.steps
+                self.changed = True
+
+    def _check_step(self) -> None:
+        """Check what must always hold, after a step that changed something."""
+        assert self.execution.on_step is not None
+        if self.finding is not None:
+            return
+        self.live = False
+        try:
+            self.execution.on_step()
+        except Exception as error:  # as in a CPU's code
+            self.finding = error
+            self.culprit = self.current.id
+        finally:
+            self.live = True
+
+    def schedule(self) -> tuple[int, ...]:
+        """Return the CPU of each step."""
+        return tuple(self.choices)
+
+    def enabled(self) -> int:
+        """Return the set of CPUs whose pending operation can be performed now."""
+        mask = self.unfinished
+        waiting = self.guarded
+        if waiting:
+            for cpu in self.cpus:
+                if waiting & cpu.bit and not cpu.ready():
+                    mask &= ~cpu.bit
+        return mask
+
+    def failed(self, cpu: ExploredCpu, error: Exception) -> None:
+        """Take an exception that ended a CPU's code as a finding."""
+        if not self.closing and self.finding is None:
+            self.finding = error
+            self.culprit = cpu.id
+
+    def ended(self, cpu: ExploredCpu) -> Greenlet:
+        """Take note that a CPU has ended, and return the greenlet to go on with."""
+        self.unfinished &= ~cpu.bit
+        if self.closing or self.starting or self.crash is not None:
+            return self.hub
+        return self._next()
+
+    def _stop(self) -> None:
+        """Find out why the chooser names no CPU to go on with."""
+        if self.enabled():
+            self.end = BLOCKED
+            return
+        self.end = STUCK
+        stuck = [cpu for cpu in self.cpus if self.unfinished & cpu.bit]
+        if self.finding is None:
+            kind = Livelock if any(cpu.spun for cpu in stuck) else Deadlock
+            self.finding = kind([(cpu.name, cpu.waits_for()) for cpu in stuck])
+
+    def _too_long(self) -> None:
+        """Give up an execution that does not end."""
+        self.end = FAILED
+        engine = __file__.rpartition("/")[0]
+        frames = [frame for frame in call_stack(1) if not frame[1].startswith(engine)]
+        function, file, line = frames[-1] if frames else ("?", "?", 0)
+        cpu = self.current
+        self.finding = StepLimit(self.max_steps, cpu.name, cpu.location.name, f"{file}:{line} ({function})")
+        self.culprit = cpu.id
+
+    def unwinding_access(self) -> None:
+        """Let an access in a `finally` of an execution that is over pass, but not without end."""
+        if self.closing:
+            self.inert_accesses += 1
+            if self.inert_accesses > 10_000:
+                raise _Unwind

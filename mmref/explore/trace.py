@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One execution as data: what every view shows, what is written to a file, what `replay()` checks against.
+
+The JSON schema, version 1 (every key is required):
+
+    {"mmref_trace": 1,
+     "program": name, "spec": what rebuilds the program ("" if nothing does), "schedule": schedule string,
+     "cpus": [name, ...],
+     "events": [{"step": int, "cpu": int, "label": text, "location": text, "mode": text, "value": JSON value,
+                 "waited": bool, "stack": [[function, file, line], ...]}, ...],
+     "verdict": {"kind": text, "id": text, "detail": text, "cpu": int or null}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mmref.errors import Deadlock, Finding, InvariantViolation, Livelock, UsageError
+from mmref.explore.errors import StepLimit
+from mmref.explore.schedule import Schedule
+from mmref.explore.scheduler import BLOCKED, Event, Frame, Recorder, Run
+
+__all__ = ["SCHEMA_VERSION", "Trace", "TraceEvent", "Verdict"]
+
+SCHEMA_VERSION = 1
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an execution ended.
+
+    Attributes:
+        kind: "holds"; "violation" (an invariant or assertion); "deadlock"; "livelock"; "step-limit"; "error" (any
+            other exception); "unfinished" (the schedule ended first).
+        id: of the invariant, or the name of the exception's class; "" where the kind says all.
+        detail: what was seen, in a sentence.
+        cpu: in whose code, or after whose step, it was seen; None if it is nobody's in particular.
+    """
+
+    kind: str
+    id: str = ""
+    detail: str = ""
+    cpu: int | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Verdict:
+        """Return the verdict of an execution that has ended."""
+        finding = run.finding
+        if finding is None:
+            return cls("unfinished" if run.end == BLOCKED else "holds")
+        if isinstance(finding, Livelock):
+            return cls("livelock", "", str(finding))
+        if isinstance(finding, Deadlock):
+            return cls("deadlock", "", str(finding))
+        if isinstance(finding, StepLimit):
+            return cls("step-limit", "", str(finding), run.culprit)
+        if isinstance(finding, InvariantViolation):
+            return cls("violation", finding.invariant, finding.detail, run.culprit)
+        name = type(finding).__name__
+        if isinstance(finding, Finding | AssertionError):
+            return cls("violation", name, str(finding), run.culprit)
+        return cls("error", name, str(finding), run.culprit)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is wrong with this execution."""
+        return self.kind in {"holds", "unfinished"}
+
+    def same_finding(self, other: Verdict) -> bool:
+        """Tell whether both say that the same thing is wrong (the details may differ)."""
+        return self.kind == other.kind and self.id == other.id
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.kind, self.id, self.detail) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEvent:
+    """One access. The attributes are those of the JSON schema."""
+
+    step: int
+    cpu: int
+    label: str
+    location: str
+    mode: str
+    value: JsonValue = None
+    waited: bool = False
+    stack: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One execution, from the program's name to the verdict."""
+
+    program: str
+    spec: str
+    schedule: Schedule
+    cpus: tuple[str, ...]
+    events: tuple[TraceEvent, ...]
+    verdict: Verdict = field(default=Verdict("holds"))
+
+    @classmethod
+    def of(cls, run: Run, recorder: Recorder, program: str, spec: str) -> Trace:
+        """Return the trace of a recorded execution."""
+        events = tuple(_frozen(event) for event in recorder.events)
+        schedule = Schedule.of((event.cpu for event in events), spec)
+        return cls(program, spec, schedule, tuple(run.execution.names), events, Verdict.of(run))
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the trace as JSON text."""
+        verdict = self.verdict
+        data: dict[str, object] = {
+            "mmref_trace": SCHEMA_VERSION,
+            "program": self.program,
+            "spec": self.spec,
+            "schedule": str(self.schedule),
+            "cpus": list(self.cpus),
+            "events": [
+                {
+                    "step": event.step,
+                    "cpu": event.cpu,
+                    "label": event.label,
+                    "location": event.location,
+                    "mode": event.mode,
+                    "value": event.value,
+                    "waited": event.waited,
+                    "stack": [list(frame) for frame in event.stack],
+                }
+                for event in self.events
+            ],
+            "verdict": {
+                "kind": verdict.kind, "id": verdict.id, "detail": verdict.detail, "cpu": verdict.cpu,
+            },
+        }  # fmt: skip
+        return json.dumps(data, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the trace") -> Trace:
+        """Read JSON text.
+
+        Args:
+            text: what `to_json()` has returned.
+            source: what to call it in an error message, for example the file's name.
+
+        Raises:
+            UsageError: it is cut short, of another version, or something else altogether.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{source} is not a whole JSON document ({error}): is the file cut short?") from None
+        reader = _Reader(source)
+        top = reader.mapping(data, "the document")
+        version = top.get("mmref_trace")
+        if version is None:
+            raise UsageError(f'{source} is not an mmref trace: it has no "mmref_trace" key')
+        if version != SCHEMA_VERSION:
+            raise UsageError(f"{source} is a trace of version {version}; this mmref reads {SCHEMA_VERSION}")
+        schedule = Schedule.parse(reader.get(top, "schedule", str))
+        cpus = tuple(reader.check(name, str, "a name in cpus") for name in reader.get(top, "cpus", list))
+        events = tuple(
+            reader.event(item, step, len(cpus)) for step, item in enumerate(reader.get(top, "events", list))
+        )
+        if tuple(event.cpu for event in events) != schedule.choices:
+            raise UsageError(
+                f"{source} contradicts itself: its {len(events)} events are not those of its schedule, which has"
+                f" {len(schedule.choices)} steps"
+            )
+        verdict = reader.mapping(top.get("verdict"), "verdict")
+        cpu = verdict.get("cpu")
+        return cls(
+            reader.get(top, "program", str), reader.get(top, "spec", str), schedule, cpus, events,
+            Verdict(
+                reader.get(verdict, "kind", str), reader.get(verdict, "id", str),
+                reader.get(verdict, "detail", str), None if cpu is None else reader.check(cpu, int, "cpu"),
+            ),
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace to a file."""
+        Path(path).write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace from a file.
+
+        Raises:
+            UsageError: it cannot be read, or is no trace.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the trace {str(path)!r} cannot be read: {error}") from None
+        return cls.from_json(text, repr(str(path)))
+
+
+class _Reader:
+    """Take values out of parsed JSON, or say in one sentence what is wrong with it."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise UsageError(f"{self._source} is not an mmref trace: {what} is {_brief(value)}, not an object")
+        return value
+
+    def get(self, data: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
+        if key not in data:
+            raise UsageError(f"{self._source} is not a whole mmref trace: the key {key!r} is missing")
+        return self.check(data[key], kind, repr(key))
+
+    def check(self, value: Any, kind: type[Any], what: str) -> Any:
+        if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+            raise UsageError(
+                f"{self._source} is not a valid mmref trace: {what} is {_brief(value)}, not of type"
+                f" {kind.__name__}"
+            )
+        return value
+
+    def event(self, item: Any, step: int, cpus: int) -> TraceEvent:
+        data = self.mapping(item, f"event {step}")
+        cpu = self.get(data, "cpu", int)
+        if not 0 <= cpu < cpus or self.get(data, "step", int) != step:
+            raise UsageError(f"{self._source} is not a valid mmref trace: event {step} has a wrong cpu or step")
+        stack = []
+        for frame in self.get(data, "stack", list):
+            if not isinstance(frame, list) or [type(part) for part in frame] != [str, str, int]:
+                raise UsageError(
+                    f"{self._source} is not a valid mmref trace: {_brief(frame)} in the stack of event {step} is"
+                    " not [function, file, line]"
+                )
+            stack.append((frame[0], frame[1], frame[2]))
+        if "value" not in data:
+            raise UsageError(f"{self._source} is not a whole mmref trace: event {step} has no 'value'")
+        return TraceEvent(
+            step, cpu, self.get(data, "label", str), self.get(data, "location", str),
+            self.get(data, "mode", str), data["value"], self.get(data, "waited", bool), tuple(stack),
+        )  # fmt: skip
+
+
+def _frozen(event: Event) -> TraceEvent:
+    value = _as_json(event.value)
+    return TraceEvent(event.step, event.cpu, event.label, event.location, event.mode, value, event.waited,
+                      event.stack)  # fmt: skip
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _as_json(value: object) -> JsonValue:
+    """Return a value that survives JSON unchanged: scalars as they are, anything else as text."""
+    if value is None or type(value) in {bool, int, str}:
+        return value  # type: ignore[return-value]
+    if type(value) in {list, tuple}:
+        return [_as_json(item) for item in value]  # type: ignore[attr-defined]
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {key: _as_json(item) for key, item in value.items()}
+    return repr(value)
