@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EAGAIN
@@ -131,18 +132,24 @@ class Machine:
             InvariantViolation: the first that does not hold.
         """
         for file in self.files.values():
-            check_file(file.inode)
+            check_file(file.inode, file.pins)
 
 
 class File:
     """An open file; offsets and lengths are in bytes, as in the system calls that the methods are named after.
 
     Errors of the kernel come as OSError with the kernel's errno.
+
+    Attributes:
+        machine: the machine that it is on.
+        inode: the inode behind it.
+        pins: references that `pin()` has taken and that have not been dropped, by folio.
     """
 
     def __init__(self, machine: Machine, inode: ShmemInode) -> None:
         self.machine = machine
         self.inode = inode
+        self.pins: Counter[Folio] = Counter()
 
     def __repr__(self) -> str:
         return f"<File {self.name}: {self.size} bytes, {self.mapping.nrpages} pages>"
@@ -219,7 +226,14 @@ class File:
         entry = filemap_get_entry(self.mapping, _not_negative("page", index))
         if not isinstance(entry, Folio):
             raise OSError(EAGAIN, f"No folio at page {index} to pin")
-        return entry.put
+        folio = entry
+        self.pins[folio] += 1
+
+        def unpin() -> None:
+            self.pins[folio] -= 1
+            folio.put()
+
+        return unpin
 
 
 def _not_negative(what: str, value: int) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from mmref.errors import InvariantViolation
 from mmref.explore.locations import THREAD
-from mmref.explore.twins import TracedFolio, TracedPageAllocator, entry_text
+from mmref.explore.twins import TracedFolio, TracedPageAllocator
 from mmref.folio import PG_UPTODATE
 from mmref.machine import File
-from mmref.pagecache import check_file
+from mmref.pagecache import cached_entries, check_file, folios_of
 
 __all__ = [
     "INVARIANTS",
@@ -80,15 +80,15 @@ def _check_frozen(folio: TracedFolio) -> None:
 
 def check_hidden_data(file: File, data: frozenset[int]) -> None:
     """Check A5 in the present state: each page that holds data is found in a folio that is uptodate."""
-    for index, entry in file.mapping.i_pages.snapshot():
-        if index in data and isinstance(entry, TracedFolio) and not entry.peek()[0] & PG_UPTODATE:
+    for index, folio in folios_of(file.mapping).items():
+        if index in data and not folio.peek()[0] & PG_UPTODATE:
             raise InvariantViolation(
-                "A5", f"page {index} holds data, but the cache has {entry_text(entry)}, not uptodate"
+                "A5", f"page {index} holds data, but the cache has {folio}, not uptodate"
             )
 
 
 def _cached(file: File, folio: TracedFolio) -> bool:
-    return any(entry is folio for _, entry in file.mapping.i_pages.snapshot())
+    return any(entry is folio for _, entry in cached_entries(file.mapping))
 
 
 def _first_clear(bits: int) -> int:

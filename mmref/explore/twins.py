@@ -115,16 +115,21 @@ class TracedRwSem(RwSem):
 # Fields ----------------------------------------------------------------------------------------------------
 
 
+def slot_of(owner: type, name: str) -> Any:  # Any: the member descriptor that __slots__ makes
+    """Return the descriptor of a slot of a plain class, wherever in its bases it is declared."""
+    return next(base.__dict__[name] for base in owner.__mro__ if name in base.__dict__)
+
+
 class SharedField:
     """A field of a plain class, shadowed so that reading and writing it are accesses.
 
     The value stays where the plain class keeps it, in its slot.
     """
 
-    def __init__(self, plain: Any) -> None:  # Any: the member descriptor that __slots__ makes
-        self.plain = plain
-        self.name: str = plain.__name__
-        self.at = "at_" + self.name
+    def __init__(self, owner: type, name: str) -> None:
+        self.plain = slot_of(owner, name)
+        self.name = name
+        self.at = "at_" + name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
@@ -150,8 +155,11 @@ class TracedAddressSpace(AddressSpace):
 
     __slots__ = ("at_nr_thps", "at_nrpages")
 
-    nrpages = SharedField(AddressSpace.nrpages)  # type: ignore[assignment,attr-defined]
-    nr_thps = SharedField(AddressSpace.nr_thps)  # type: ignore[assignment,attr-defined]
+    nrpages = SharedField(AddressSpace, "nrpages")
+    nr_thps = SharedField(AddressSpace, "nr_thps")
+
+    def __str__(self) -> str:
+        return "mapping"
 
 
 class TracedShmemInode(ShmemInode):
@@ -159,11 +167,14 @@ class TracedShmemInode(ShmemInode):
 
     __slots__ = ("at_alloced", "at_i_blocks", "at_i_size", "at_swapped", "at_used_pages")
 
-    i_size = SharedField(ShmemInode.i_size)  # type: ignore[assignment,attr-defined]
-    alloced = SharedField(ShmemInode.alloced)  # type: ignore[assignment,attr-defined]
-    swapped = SharedField(ShmemInode.swapped)  # type: ignore[assignment,attr-defined]
-    i_blocks = SharedField(ShmemInode.i_blocks)  # type: ignore[assignment,attr-defined]
-    used_pages = SharedField(ShmemInode.used_pages)  # type: ignore[assignment,attr-defined]
+    i_size = SharedField(ShmemInode, "i_size")
+    alloced = SharedField(ShmemInode, "alloced")
+    swapped = SharedField(ShmemInode, "swapped")
+    i_blocks = SharedField(ShmemInode, "i_blocks")
+    used_pages = SharedField(ShmemInode, "used_pages")
+
+    def __str__(self) -> str:  # not __repr__(), which reads a traced field
+        return self.name
 
 
 # Folios ----------------------------------------------------------------------------------------------------
@@ -186,7 +197,7 @@ class TracedFolio(Folio):
     def __str__(self) -> str:
         return folio_text(self)
 
-    mapping = SharedField(Folio.mapping)  # type: ignore[assignment,attr-defined]
+    mapping = SharedField(Folio, "mapping")
 
     def _alive(self, access: str) -> None:
         if self.free:
@@ -425,7 +436,7 @@ class TracedXArray(XArray[Any]):
 
     __slots__ = ("at_xa_head", "nodes_made")
 
-    xa_head = SharedField(XArray.xa_head)  # type: ignore[assignment,attr-defined]
+    xa_head = SharedField(XArray, "xa_head")
 
     def __init__(self, chunk_shift: int = 6) -> None:
         self.nodes_made: list[TracedSlots] = []
@@ -450,7 +461,7 @@ class TracedXArray(XArray[Any]):
 
     @override
     def _peek_head(self) -> Any:
-        return XArray.xa_head.__get__(self)  # type: ignore[attr-defined]
+        return slot_of(XArray, "xa_head").__get__(self)
 
 
 # Names for people ------------------------------------------------------------------------------------------

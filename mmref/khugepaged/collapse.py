@@ -50,8 +50,7 @@ def collapse_file(
     order = mapping.host.pmd_order
     if type(start) is not int or start < 0 or start & ((1 << order) - 1) or start >> 52:
         raise UsageError(
-            f"A collapse cannot start at page {start!r}: give a multiple of {1 << order} (pages), "
-            f"for example {max(int(start), 0) >> order << order if isinstance(start, int) else 0}."
+            f"A collapse cannot start at page {start!r}: give a multiple of {1 << order} (pages) below 2**52."
         )
     run = CollapseRun(mapping, start, order)
     status = get_strategy(strategy).collapse(run)

@@ -55,7 +55,8 @@ class FreezeAndReplace(CollapseStrategy):
     @override
     def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
         """Step the cursor to the next index."""
-        return run.xas.next()
+        entry: Folio | int | None = run.xas.next()
+        return entry
 
     @override
     def meet_hole(self, run: CollapseRun) -> None:

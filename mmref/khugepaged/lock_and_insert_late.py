@@ -58,7 +58,8 @@ class LockAndInsertLate(CollapseStrategy):
         Linux e8c716bc6812 (v6.4.1).
         """
         run.xas.set(index)
-        return run.xas.load()
+        entry: Folio | int | None = run.xas.load()
+        return entry
 
     @override
     def meet_hole(self, run: CollapseRun) -> None:

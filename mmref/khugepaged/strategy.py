@@ -55,7 +55,7 @@ class CollapseRun:
         self.end = start + self.nr
         self.old: list[Folio] = []
         self.nr_none = 0
-        self.xas: XaState[Folio | int] = XaState(mapping.i_pages, start, order)
+        self.xas = XaState(mapping.i_pages, start, order)
         self._locked = False
 
     @property

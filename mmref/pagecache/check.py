@@ -7,29 +7,61 @@ tree is read through its own snapshot, folios through `peek()`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from mmref.errors import InvariantViolation
 from mmref.folio import PG_LOCKED, PG_LRU, PG_UPTODATE, Folio
+from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.shmem import BLOCK_SIZE, ShmemInode
+from mmref.xarray import XaNode, is_sibling
 
-__all__ = ["check_file", "folios_of"]
+__all__ = ["cached_entries", "check_file", "folios_of"]
 
 
-def folios_of(inode: ShmemInode) -> dict[int, Folio]:
+def cached_entries(mapping: AddressSpace) -> Iterator[tuple[int, object]]:
+    """Yield what lookups can find, as (first index, entry), without that being an access; siblings are left out."""
+    xa = mapping.i_pages
+    head = xa._peek_head()
+    if type(head) is XaNode:
+        yield from _node_entries(head, 0)
+    elif head is not None:
+        yield 0, head
+
+
+def _node_entries(node: XaNode, base: int) -> Iterator[tuple[int, object]]:
+    for offset, entry in enumerate(list.copy(node.slots)):
+        index = base + (offset << node.shift)
+        if type(entry) is XaNode:
+            yield from _node_entries(entry, index)
+        elif entry is not None and not is_sibling(entry):
+            yield index, entry
+
+
+def folios_of(mapping: AddressSpace) -> dict[int, Folio]:
     """Return the folios of a file by page index; a huge one stands at each index that it covers."""
-    return {index: entry for index, entry in inode.i_mapping.i_pages.snapshot() if isinstance(entry, Folio)}
+    return {
+        at: entry
+        for index, entry in cached_entries(mapping)
+        if isinstance(entry, Folio)
+        for at in range(index, index + entry.nr_pages)
+    }
 
 
-def check_file(inode: ShmemInode) -> None:
+def check_file(inode: ShmemInode, pins: Mapping[Folio, int] | None = None) -> None:
     """Check every invariant that holds at rest.
+
+    Args:
+        inode: the file.
+        pins: how many references others hold to a folio, if any.
 
     Raises:
         InvariantViolation: naming the first that does not, and what was found.
     """
     inode.i_mapping.i_pages.check()
-    cached = folios_of(inode)
+    cached = folios_of(inode.i_mapping)
     _check_accounting(inode, len(cached))
     for folio in dict.fromkeys(cached.values()):
-        _check_folio(inode, folio)
+        _check_folio(inode, folio, (pins or {}).get(folio, 0))
 
 
 def _check_accounting(inode: ShmemInode, cached: int) -> None:
@@ -45,7 +77,7 @@ def _check_accounting(inode: ShmemInode, cached: int) -> None:
         raise InvariantViolation("Q2", f"i_blocks is {inode.i_blocks}, but {inode.alloced} pages are {blocks} blocks")
 
 
-def _check_folio(inode: ShmemInode, folio: Folio) -> None:
+def _check_folio(inode: ShmemInode, folio: Folio, pins: int) -> None:
     flags, refs = folio.peek()
     lru = inode.memory.lru
     if flags & PG_LOCKED:
@@ -56,9 +88,10 @@ def _check_folio(inode: ShmemInode, folio: Folio) -> None:
         raise InvariantViolation(
             "Q6", f"{folio!r} should be on the LRU list or in one batch: listed {listed}, in {waiting} batches"
         )
-    if refs != folio.nr_pages + waiting:
+    expected = folio.nr_pages + waiting + pins
+    if refs != expected:
         raise InvariantViolation(
-            "Q7", f"{folio!r} has {refs} references, but the cache and batches account for {folio.nr_pages + waiting}"
+            "Q7", f"{folio!r} has {refs} references, but cache, batches and pins account for {expected}"
         )
     if flags & PG_UPTODATE and folio.initialised != (1 << folio.nr_pages) - 1:
         raise InvariantViolation(

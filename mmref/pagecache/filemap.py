@@ -47,23 +47,22 @@ def filemap_get_entry(mapping: AddressSpace, index: int) -> Folio | int | None:
     xas = XaState(mapping.i_pages, index)
     while True:
         xas.reset()
-        entry = xas.load()
+        entry: Folio | int | None = xas.load()
         if xas.retry(entry):
             cpu_relax()
             continue
-        if entry is None or type(entry) is int:
+        if not isinstance(entry, Folio):  # nothing, or a swap entry
             return entry
-        folio: Folio = entry
-        if not folio.try_get():
+        if not entry.try_get():
             cpu_relax()
             continue
-        if folio is not xas.reload():
-            folio.put()
+        if xas.reload() is not entry:
+            entry.put()
             continue
-        return folio
+        return entry
 
 
-def find_get_entry(xas: XaState[Folio | int], max: int) -> Folio | int | None:
+def find_get_entry(xas: XaState, max: int) -> Folio | int | None:
     """Find the next entry up to `max` (pages): a folio with a reference, a swap entry, or None at the end.
 
     Kernel: find_get_entry(), mm/filemap.c.
@@ -72,19 +71,18 @@ def find_get_entry(xas: XaState[Folio | int], max: int) -> Folio | int | None:
     node that has left it.
     """
     while True:
-        entry = xas.find(max)
+        entry: Folio | int | None = xas.find(max)
         if xas.retry(entry):
             cpu_relax()
             continue
-        if entry is None or type(entry) is int:
+        if not isinstance(entry, Folio):  # nothing, or a swap entry
             return entry
-        folio: Folio = entry
-        if not folio.try_get():
+        if not entry.try_get():
             cpu_relax()
-        elif folio is not xas.reload():
-            folio.put()
+        elif xas.reload() is not entry:
+            entry.put()
         else:
-            return folio
+            return entry
         xas.reset()
 
 
@@ -112,7 +110,7 @@ def mapping_seek_hole_data(mapping: AddressSpace, start: int, end: int, whence: 
     seek_data = whence == SEEK_DATA
     if end <= start:
         raise OSError(ENXIO, "No data or hole behind the end of the file")
-    xas: XaState[Folio | int] = XaState(mapping.i_pages, start >> page_shift)
+    xas = XaState(mapping.i_pages, start >> page_shift)
     max = (end - 1) >> page_shift
     while (entry := find_get_entry(xas, max)) is not None:
         try:
@@ -154,7 +152,7 @@ def find_lock_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple
     Kernel: find_lock_entries(), mm/filemap.c; at most 15 at a time, as there. Leaves out folios that somebody
     else has locked, that have left the mapping, or that reach over either end. The caller unlocks and puts.
     """
-    xas: XaState[Folio | int] = XaState(mapping.i_pages, start)
+    xas = XaState(mapping.i_pages, start)
     found: list[tuple[int, Folio | int]] = []
     while len(found) < PAGEVEC_SIZE and (entry := find_get_entry(xas, end)) is not None:
         if not isinstance(entry, Folio):
@@ -174,7 +172,7 @@ def find_get_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple[
 
     Kernel: find_get_entries(), mm/filemap.c; at most 15 at a time, as there.
     """
-    xas: XaState[Folio | int] = XaState(mapping.i_pages, start)
+    xas = XaState(mapping.i_pages, start)
     found: list[tuple[int, Folio | int]] = []
     while len(found) < PAGEVEC_SIZE and (entry := find_get_entry(xas, end)) is not None:
         found.append((xas.index, entry))
@@ -194,7 +192,7 @@ def filemap_remove_folio(folio: Folio) -> None:
     nr = folio.nr_pages
     with mapping.i_pages.xa_lock:
         account_folio(mapping, folio, -nr)
-        xas: XaState[Folio | int] = XaState(mapping.i_pages, folio.index, folio.order)
+        xas = XaState(mapping.i_pages, folio.index, folio.order)
         xas.store(None)
         folio.mapping = None
         mapping.nrpages -= nr

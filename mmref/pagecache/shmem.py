@@ -238,7 +238,7 @@ class ShmemInode:
         folio.ref_add(folio.nr_pages)
         folio.mapping = mapping
         folio.index = index
-        xas: XaState[Folio | int] = XaState(mapping.i_pages, index, folio.order)
+        xas = XaState(mapping.i_pages, index, folio.order)
         while True:
             with mapping.i_pages.xa_lock:
                 occupied = xas.find_conflict() is not None

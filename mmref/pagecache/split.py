@@ -23,14 +23,17 @@ def split_folio(folio: Folio) -> bool:
     while it does, which is legal because it does not sleep meanwhile.
 
     Returns:
-        False if somebody else holds a reference, or memory is out: nothing has changed then.
+        False if somebody else holds a reference, memory is out, or the tree cannot split an entry of that order:
+        nothing has changed then.
     """
     mapping = folio.mapping
     if not isinstance(mapping, AddressSpace):
         raise MmrefInternalError(f"{folio!r} is not in a page cache")
     inode, memory = mapping.host, mapping.memory
+    if folio.order > 2 * mapping.i_pages.chunk_shift:
+        return False  # xas_split() makes one level of nodes, no more
     nr, start = folio.nr_pages, folio.index
-    xas: XaState[Folio | int] = XaState(mapping.i_pages, start)
+    xas = XaState(mapping.i_pages, start)
     xas.split_alloc(folio, folio.order)
     if xas.error:
         return False
