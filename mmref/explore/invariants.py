@@ -9,11 +9,10 @@ Nothing here is an access of the simulated machine.
 from __future__ import annotations
 
 from mmref.errors import InvariantViolation
-from mmref.explore.locations import THREAD
-from mmref.explore.twins import TracedFolio, TracedPageAllocator
+from mmref.explore.twins import TracedPageAllocator
 from mmref.folio import PG_UPTODATE
 from mmref.machine import File
-from mmref.pagecache import cached_entries, check_file, folios_of
+from mmref.pagecache import check_file, folios_of
 
 __all__ = [
     "INVARIANTS",
@@ -48,11 +47,11 @@ def invariants() -> dict[str, str]:
     return dict(INVARIANTS)
 
 
-def check_always(file: File) -> None:
+def check_always(file: File, alone: bool = False) -> None:
     """Check A4 and A8 in the present state.
 
-    A frozen folio in the cache is reported when a lookup spins on it, so that the report shows who cannot go
-    on; with nobody else on the machine, it is reported at once.
+    A frozen folio in the cache is reported when a lookup has met it, so that the report shows who cannot go on;
+    if the collapse is `alone` on the machine, at once.
     """
     allocator = file.machine.memory.allocator
     assert isinstance(allocator, TracedPageAllocator)
@@ -61,21 +60,12 @@ def check_always(file: File) -> None:
             continue
         flags, refs = folio.peek()
         if flags & PG_UPTODATE and folio.initialised != (1 << folio.nr_pages) - 1:
-            raise InvariantViolation(
-                "A4", f"{folio} is uptodate, but page {_first_clear(folio.initialised)} was never written"
-            )
-        if refs == 0 and not file.mapping.i_pages.xa_lock.locked and _cached(file, folio):
-            _check_frozen(folio)
-
-
-def _check_frozen(folio: TracedFolio) -> None:
-    run = THREAD.run
-    if run is None:
-        return
-    stuck = [cpu.name for cpu in run.cpus if cpu.spin and any(where is folio.at_ref for where, _ in cpu.spin)]
-    if stuck or len(run.cpus) == 1:
-        who = f", and {' and '.join(stuck)} spins until it is thawed" if stuck else ""
-        raise InvariantViolation("A8", f"{folio} (page {folio.index}) is in the page cache with reference count 0{who}")
+            page = _first_clear(folio.initialised)
+            raise InvariantViolation("A4", f"{folio} is uptodate, but its page {page} was never written")
+        if refs == 0:
+            folio.check_frozen()
+            if alone and folio.exposed:
+                raise InvariantViolation("A8", f"{folio} is in the page cache at {folio.index} with reference count 0")
 
 
 def check_hidden_data(file: File, data: frozenset[int]) -> None:
@@ -85,10 +75,6 @@ def check_hidden_data(file: File, data: frozenset[int]) -> None:
             raise InvariantViolation(
                 "A5", f"page {index} holds data, but the cache has {folio}, not uptodate"
             )
-
-
-def _cached(file: File, folio: TracedFolio) -> bool:
-    return any(entry is folio for _, entry in cached_entries(file.mapping))
 
 
 def _first_clear(bits: int) -> int:

@@ -118,7 +118,7 @@ class CollapseScenario:
             return self.look(self, file)
 
         def on_step() -> None:
-            check_always(file)
+            check_always(file, alone=not self.other)
             if self.hidden_data:
                 check_hidden_data(file, data)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from mmref.errors import UseAfterFree
+from mmref.errors import InvariantViolation, UseAfterFree
 from mmref.explore.locations import (
     DEC,
     INC,
@@ -34,8 +34,8 @@ from mmref.explore.locations import (
 from mmref.folio import PG_LOCKED, Folio, PageAllocator
 from mmref.folio.flags import FLAG_NAMES
 from mmref.machine import Parts
-from mmref.pagecache import AddressSpace, ShmemInode
-from mmref.sync import RwSem, SpinLock
+from mmref.pagecache import AddressSpace, ShmemInode, entries_of
+from mmref.sync import RwSem, SpinLock, this_cpu
 from mmref.xarray import RETRY, XaNode, XArray, is_sibling
 
 __all__ = ["TRACED", "TracedFolio", "TracedXArray"]
@@ -181,15 +181,22 @@ class TracedShmemInode(ShmemInode):
 
 
 class TracedFolio(Folio):
-    """A folio: each flag, the count, the lock and each page's content are locations of their own."""
+    """A folio: each flag, the count, the lock and each page's content are locations of their own.
 
-    __slots__ = ("at_content", "at_flags", "at_lock", "at_mapping", "at_ref")
+    Attributes:
+        exposed: it could be found since it was frozen, with nobody holding xa_lock (A8).
+        refused: the CPU whose lookup has failed since it was frozen; empty if none has.
+    """
+
+    __slots__ = ("at_content", "at_flags", "at_lock", "at_mapping", "at_ref", "exposed", "refused")
 
     def __init__(self, allocator: PageAllocator, pfn: int, order: int) -> None:
         self.at_lock = Location((self, " lock"))
         self.at_ref = Location((self, " refcount"))
         self.at_flags: dict[int, Location] = {}
         self.at_content: dict[int, Location] = {}
+        self.exposed = False
+        self.refused = ""
         super().__init__(allocator, pfn, order)
         if isinstance(allocator, TracedPageAllocator):
             allocator.folios.append(self)
@@ -226,7 +233,22 @@ class TracedFolio(Folio):
         point(self.at_ref, TRYINC, "folio_try_get", self._held)
         got = super().try_get()
         note(got)
+        if not got and not self.free:
+            self.refused = str(getattr(this_cpu(), "name", this_cpu()))
+            self.check_frozen()
         return got
+
+    def check_frozen(self) -> None:
+        """Report A8 if a lookup has met this folio frozen, and it was not just for a moment under xa_lock.
+
+        Whether the lookup came before or after xa_lock was released makes no difference: it cannot go on.
+        """
+        if self.refused and self.exposed:
+            raise InvariantViolation(
+                "A8",
+                f"{self} (page {self.index}) is in the page cache with reference count 0,"
+                f" and {self.refused} spins until it is thawed",
+            )
 
     @override
     def put_refs(self, refs: int) -> None:
@@ -249,6 +271,10 @@ class TracedFolio(Folio):
         point(self.at_ref, WRITE, "folio_ref_freeze", lambda: self._refcount == expected)
         self._alive("folio_ref_freeze()")
         frozen = super().ref_freeze(expected)
+        if frozen:
+            self.exposed = False
+            self.refused = ""
+            frozen_folios(self).add(self)
         note(frozen)
         return frozen
 
@@ -256,6 +282,7 @@ class TracedFolio(Folio):
     def ref_unfreeze(self, refs: int) -> None:
         point(self.at_ref, WRITE, "folio_ref_unfreeze")
         super().ref_unfreeze(refs)
+        frozen_folios(self).discard(self)
 
     # Lock
 
@@ -367,6 +394,13 @@ class TracedFolio(Folio):
         super().zero_range(offset, length)
 
 
+def frozen_folios(folio: TracedFolio) -> set[TracedFolio]:
+    """Return where the frozen folios of this one's file are kept."""
+    mapping = slot_of(Folio, "mapping").__get__(folio)
+    array = getattr(mapping, "i_pages", None)
+    return array.frozen if isinstance(array, TracedXArray) else set()
+
+
 TEST = {flag: f"folio_test_{name}" for flag, name in FLAG_NAMES.items()}
 SET = {flag: f"folio_{'mark' if name in ('uptodate', 'dirty') else 'set'}_{name}" for flag, name in FLAG_NAMES.items()}
 CLEAR = {flag: f"folio_clear_{name}" for flag, name in FLAG_NAMES.items()}
@@ -431,14 +465,38 @@ class TracedSlots(list[Any]):
         _note_entry(entry)
 
 
-class TracedXArray(XArray[Any]):
-    """An XArray whose head and slots are shared. Cursors and marks are not: writers hold the lock."""
+class TracedXaLock(TracedSpinLock):
+    """The lock of an XArray; when it is released, lookups can meet whatever is frozen in there (A8)."""
 
-    __slots__ = ("at_xa_head", "nodes_made")
+    __slots__ = ("array",)
+
+    def __init__(self, array: TracedXArray) -> None:
+        super().__init__("xa_lock")
+        self.array = array
+
+    @override
+    def release(self) -> None:
+        super().release()
+        if self.array.frozen:
+            for _, entry in entries_of(self.array):
+                if isinstance(entry, TracedFolio) and entry in self.array.frozen:
+                    entry.exposed = True
+
+
+class TracedXArray(XArray[Any]):
+    """An XArray whose head and slots are shared. Cursors and marks are not: writers hold the lock.
+
+    Attributes:
+        frozen: the folios of this file whose reference count is frozen.
+        nodes_made: the slots of every node that was ever made, in that order.
+    """
+
+    __slots__ = ("at_xa_head", "frozen", "nodes_made")
 
     xa_head = SharedField(XArray, "xa_head")
 
     def __init__(self, chunk_shift: int = 6) -> None:
+        self.frozen: set[TracedFolio] = set()
         self.nodes_made: list[TracedSlots] = []
         super().__init__(chunk_shift=chunk_shift)
 
@@ -451,7 +509,7 @@ class TracedXArray(XArray[Any]):
 
     @override
     def _new_lock(self) -> SpinLock:
-        return TracedSpinLock("xa_lock")
+        return TracedXaLock(self)
 
     @override
     def _new_slots(self) -> list[Any]:
@@ -468,8 +526,8 @@ class TracedXArray(XArray[Any]):
 
 
 def folio_text(folio: Folio) -> str:
-    """Name a folio in a trace: by its size and its first page frame."""
-    return f"folio {folio.pfn}" if folio.order == 0 else f"huge folio {folio.pfn}"
+    """Name a folio in a trace: a small one by its page frame, the huge one as the kernel's code does."""
+    return f"folio {folio.pfn}" if folio.order == 0 else "new_folio"
 
 
 def entry_text(entry: object) -> str:

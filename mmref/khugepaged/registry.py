@@ -18,7 +18,7 @@ __all__ = ["ENTRY_POINT_GROUP", "get_strategy", "strategies"]
 ENTRY_POINT_GROUP = "mmref.strategies"
 """Where other packages announce strategies of their own."""
 
-_BUILT_IN: tuple[type[CollapseStrategy], ...] = (FreezeAndReplace, LockAndInsertLate)
+_BUILT_IN: dict[str, type[CollapseStrategy]] = {one.name: one for one in (FreezeAndReplace, LockAndInsertLate)}
 
 
 def strategies() -> dict[str, type[CollapseStrategy]]:
@@ -27,7 +27,7 @@ def strategies() -> dict[str, type[CollapseStrategy]]:
     >>> list(strategies())[:2]
     ['freeze-and-replace', 'lock-and-insert-late']
     """
-    found = {strategy.name: strategy for strategy in _BUILT_IN}
+    found = dict(_BUILT_IN)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(point.name, _checked(point.load(), f"entry point {point.name}"))
     return found
@@ -48,6 +48,9 @@ def get_strategy(name: str | CollapseStrategy | type[CollapseStrategy]) -> Colla
         return _checked(name, repr(name))()
     if ":" in name:
         return _imported(name)()
+    ours = _BUILT_IN.get(name) or MUSEUM.get(name)
+    if ours is not None:  # without a search through the installed packages
+        return ours()
     known = strategies() | MUSEUM
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.4)

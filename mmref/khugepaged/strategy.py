@@ -12,6 +12,7 @@ A step that cannot go on raises `Abandon` with the result code; the recipe then 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from mmref.errors import InvariantViolation, MmrefInternalError
@@ -84,11 +85,18 @@ class CollapseStrategy(ABC):
 
     Subclass it, give it a `name` and say which `kernel` it follows, write `collapse()` and override steps. The
     steps here are those that all generations share.
+
+    Attributes:
+        name: what to call it, on the command line too.
+        kernel: which kernel it follows.
+        summary: what it does, in a line.
+        known_races: scenarios in which it is known to go wrong, and where that is on record.
     """
 
     name: ClassVar[str]
     kernel: ClassVar[str]
     summary: ClassVar[str] = ""
+    known_races: ClassVar[Mapping[str, str]] = {}
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}>"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The page cache: address_space, lookups, SEEK_DATA and SEEK_HOLE, mincore, and shmem with its accounting."""
 
-from mmref.pagecache.check import cached_entries, check_file, folios_of
+from mmref.pagecache.check import check_file, entries_of, folios_of
 from mmref.pagecache.filemap import (
     SEEK_DATA,
     SEEK_HOLE,
@@ -27,8 +27,8 @@ __all__ = [
     "Sgp",
     "ShmemInode",
     "VmStat",
-    "cached_entries",
     "check_file",
+    "entries_of",
     "filemap_get_entry",
     "find_get_entry",
     "folios_of",

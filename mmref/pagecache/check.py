@@ -8,19 +8,19 @@ tree is read through its own snapshot, folios through `peek()`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mmref.errors import InvariantViolation
 from mmref.folio import PG_LOCKED, PG_LRU, PG_UPTODATE, Folio
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.shmem import BLOCK_SIZE, ShmemInode
-from mmref.xarray import XaNode, is_sibling
+from mmref.xarray import XaNode, XArray, is_sibling
 
-__all__ = ["cached_entries", "check_file", "folios_of"]
+__all__ = ["check_file", "entries_of", "folios_of"]
 
 
-def cached_entries(mapping: AddressSpace) -> Iterator[tuple[int, object]]:
+def entries_of(xa: XArray[Any]) -> Iterator[tuple[int, object]]:
     """Yield what lookups can find, as (first index, entry), without that being an access; siblings are left out."""
-    xa = mapping.i_pages
     head = xa._peek_head()
     if type(head) is XaNode:
         yield from _node_entries(head, 0)
@@ -41,7 +41,7 @@ def folios_of(mapping: AddressSpace) -> dict[int, Folio]:
     """Return the folios of a file by page index; a huge one stands at each index that it covers."""
     return {
         at: entry
-        for index, entry in cached_entries(mapping)
+        for index, entry in entries_of(mapping.i_pages)
         if isinstance(entry, Folio)
         for at in range(index, index + entry.nr_pages)
     }

@@ -56,7 +56,8 @@ def filemap_get_entry(mapping: AddressSpace, index: int) -> Folio | int | None:
         if not entry.try_get():
             cpu_relax()
             continue
-        if xas.reload() is not entry:
+        again: object = xas.reload()
+        if entry is not again:
             entry.put()
             continue
         return entry
@@ -77,12 +78,13 @@ def find_get_entry(xas: XaState, max: int) -> Folio | int | None:
             continue
         if not isinstance(entry, Folio):  # nothing, or a swap entry
             return entry
-        if not entry.try_get():
-            cpu_relax()
-        elif xas.reload() is not entry:
+        if entry.try_get():
+            again: object = xas.reload()
+            if entry is again:
+                return entry
             entry.put()
         else:
-            return entry
+            cpu_relax()
         xas.reset()
 
 
