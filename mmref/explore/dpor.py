@@ -30,15 +30,16 @@ from collections.abc import Iterable
 
 from mmref.errors import MmrefInternalError
 from mmref.explore.errors import NondeterministicProgram
-from mmref.explore.locations import CONFLICTS, DEC, INC, LOCK, MODE_NAMES, READ, TRYINC, UNLOCK, Mode
-from mmref.explore.scheduler import STUCK, ExploredCpu, Run
+from mmref.explore.locations import CONFLICTS, DEC, INC, LOCK, MODE_NAMES, READ, SHARE, TRYINC, UNLOCK, UNSHARE, Mode
+from mmref.explore.scheduler import ExploredCpu, Run
 
 __all__ = ["SourceDpor"]
 
 _Record = tuple[int, int, int, int, int, int]
-"""Events of a location that later ones may depend on: reads, writes, incs, tryincs, decs, and the acquire that
-belongs to the release in `writes` if a release is there (-1: it was acquired during set-up)."""
+"""Events of a location that later ones may depend on: reads, writes, incs (or, of a lock, shared acquires and
+releases), tryincs, decs; and, if the last change was the release of an exclusive lock, its acquire."""
 
+_UNSEEN = frozenset({INC, SHARE, UNSHARE})  # one location has either counts or a lock
 _UNTOUCHED: _Record = (0, 0, 0, 0, 0, 0)
 _Access = tuple[int, Mode]
 """(location id, mode in effect)"""
@@ -81,7 +82,7 @@ def _conflicting(record: _Record, mode: Mode) -> int:
     reads, writes, incs, tryincs, decs, _ = record
     if mode == READ:
         return writes | incs | tryincs | decs
-    if mode == INC:
+    if mode in _UNSEEN:
         return reads | writes
     if mode == TRYINC:
         return reads | writes | decs
@@ -95,14 +96,14 @@ def _updated(record: _Record, mode: Mode, bit: int) -> _Record:
     reads, writes, incs, tryincs, decs, acquire = record
     if mode == READ:
         return (reads | bit, writes, incs, tryincs, decs, acquire)
-    if mode == INC:
+    if mode in _UNSEEN:
         return (reads, writes, incs | bit, tryincs, decs, 0)
     if mode == TRYINC:
         return (reads, writes, incs, tryincs | bit, decs, 0)
     if mode == DEC:
         return (reads, writes, incs, tryincs, decs | bit, 0)
     # What comes after this one depends on it, and it on everything so far: the rest can be forgotten.
-    return (0, bit, 0, 0, 0, (writes or -1) if mode == UNLOCK and not acquire else 0)
+    return (0, bit, 0, 0, 0, writes if mode == UNLOCK and not acquire else 0)
 
 
 class SourceDpor:
@@ -134,6 +135,8 @@ class SourceDpor:
         enabled = run.enabled()
         candidates = enabled & ~self._sleep
         if not candidates:
+            if run.unfinished & ~enabled:
+                self._reverse_waiting(run, run.unfinished & ~enabled)
             return -1
         cpu = run.current.id
         if not candidates >> cpu & 1 or not states:
@@ -174,7 +177,7 @@ class SourceDpor:
             hb = before
             if not found:
                 pass
-            elif mode == LOCK and acquire:
+            elif mode == LOCK:
                 hb = self._acquired(cpu, before, found, record)
             else:
                 racing = []
@@ -221,30 +224,33 @@ class SourceDpor:
                 choice = choice or initial
             sequence |= 1 << position
         if not hb & sequence:
-            if cpu.bit & covered:
-                return
+            if cpu.bit & covered or not cpu.bit & source.enabled:
+                return  # it goes first already, or would have to wait and nothing in v ends that
             choice = cpu.bit
         if not choice & source.enabled:
             raise MmrefInternalError(f"CPU set {choice:b} is to go first at step {event}, where it cannot")
         source.backtrack |= choice
 
     def _acquired(self, cpu: ExploredCpu, before: int, found: int, record: _Record) -> int:
-        """Treat an acquire that follows a release, and return its hb.
+        """Treat the acquire of an exclusive lock, and return its hb.
 
-        The release enables it, so these two do not race. It races with the reads of the free lock since then,
+        A release enables it, so these two do not race. It races with the reads of the free lock since then,
         and with the acquire that belongs to the release, unless it happens after that anyway.
         """
         states = self.states
         depth = self._depth - 1
         reads, _, _, _, _, acquire = record
         ordered = before  # hb without the release
+        if not acquire:  # a shared lock, or one that was acquired during set-up
+            self._waited(cpu, ((cpu.location.id, LOCK),), before, depth)
+            reads = acquire = 0
         reads &= ~before
         while reads:
             event = reads.bit_length() - 1
             ordered |= states[event].hb
             reads &= ~ordered
             self._reverse(event, cpu, ordered, depth)
-        if acquire > 0 and not ordered & acquire:
+        if acquire & ~ordered:
             self._reverse(acquire.bit_length() - 1, cpu, ordered, depth)
         hb = ordered
         while found:
@@ -288,17 +294,20 @@ class SourceDpor:
             if states[position].cpu == cpu.id:
                 arrived = position
                 break
+        # A lock that could not be taken before an event could not be taken after what is independent of that
+        # event either. But a busy wait may be ended by any of several independent events.
+        is_lock = cpu.mode in {LOCK, SHARE} and cpu.more is None
         covered = before
         dependent = 0
         for event in range(end - 1, -1, -1):
             state = states[event]
             if covered >> event & 1 or not self._conflicts(state, modes):
                 continue
-            if event < arrived:
-                # Not known whether it could have gone on before this event. Exploring too much is harmless.
+            could = bool(state.enabled & cpu.bit)
+            if event < arrived or could or not is_lock:
+                # Where it is not known whether it could have gone on: exploring too much is harmless.
                 self._reverse(event, cpu, before | dependent, end)
-            elif state.enabled & cpu.bit:
-                self._reverse(event, cpu, before | dependent, end)
+            if event > arrived and could:
                 covered |= state.hb
             dependent |= 1 << event
 
@@ -338,8 +347,6 @@ class SourceDpor:
 
     def finish(self, run: Run) -> bool:
         """Take note of the end of an execution, and prepare the next; tell whether there is one."""
-        if run.end == STUCK:
-            self._reverse_stuck(run)
         states = self.states
         if self._depth < len(states):
             raise self._shorter(run)
@@ -357,21 +364,19 @@ class SourceDpor:
         self._sleep = 0
         return bool(states)
 
-    def _reverse_stuck(self, run: Run) -> None:
-        """Find the races of operations that could never be performed, at the end of a deadlocked execution."""
+    def _reverse_waiting(self, run: Run, waiting: int) -> None:
+        """Find the races of operations that still wait at the end of an execution.
+
+        They were never performed, in a deadlock as well as where everybody else sleeps: a CPU that waits is not
+        asleep, so nothing that it could have done has been explored on its account.
+        """
         end = len(self.states)
         for cpu in run.cpus:
-            if not run.unfinished & cpu.bit:
+            if not waiting & cpu.bit:
                 continue
             before = self._last_hb.get(cpu.id, 0)
-            if cpu.mode == LOCK and cpu.more is None:
-                # Somebody holds the lock: the race is with that acquire.
-                _, holder, _, _, _, _ = self._records.get(cpu.location.id, _UNTOUCHED)
-                if holder & ~before:
-                    self._reverse(holder.bit_length() - 1, cpu, before, end)
-            else:
-                accesses = [(location.id, mode) for location, mode in cpu.accesses()]
-                self._waited(cpu, accesses, before, end)
+            accesses = [(location.id, mode) for location, mode in cpu.accesses()]
+            self._waited(cpu, accesses, before, end)
 
     def _undo(self, state: State) -> None:
         """Forget the event of the last state."""

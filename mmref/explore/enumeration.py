@@ -39,6 +39,7 @@ class Enumeration:
         self.traces: set[TraceForm] = set()
         self._choices: list[list[int]] = []  # per state, the CPUs still to try; the last one is under way
         self._events: list[_Event] = []
+        self._step = 0
         self._count = 0
 
     def choose(self, run: Run) -> int:
@@ -47,7 +48,7 @@ class Enumeration:
         step = run.steps
         if step < len(self._choices):
             number = self._choices[step][-1]
-            if not run.enabled() >> number & 1:
+            if not run.unfinished >> number & 1:
                 raise NondeterministicProgram(
                     f"the program is not deterministic: CPU {number} cannot go on at step {step} as it did before"
                 )
@@ -62,6 +63,9 @@ class Enumeration:
 
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:  # noqa: ARG002 (it is in `accesses()` as well)
         """Give the event its vector clock: what it sees of each CPU's events."""
+        self._step += 1
+        if self._step <= len(self._events):
+            return  # a step of the last execution, too
         accesses = [(location.id, further) for location, further in cpu.accesses()]
         clock = [0] * self._count
         for earlier in self._events:
@@ -79,9 +83,10 @@ class Enumeration:
                     for number in range(self._count)
                 )
             )
-        self._events.clear()
+        self._step = 0
         while self._choices:
             self._choices[-1].pop()
+            del self._events[len(self._choices) - 1 :]
             if self._choices[-1]:
                 return True
             self._choices.pop()

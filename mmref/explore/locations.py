@@ -25,8 +25,8 @@ from mmref.errors import UsageError
 if TYPE_CHECKING:
     from mmref.explore.scheduler import Run, Worker
 
-__all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "TRYINC", "UNLOCK", "WRITE", "Accesses",
-           "Effect", "Location", "Mode", "conflict", "note", "point", "point_all"]
+__all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "SHARE", "TRYINC", "UNLOCK", "UNSHARE",
+           "WRITE", "Accesses", "Effect", "Location", "Mode", "conflict", "note", "point", "point_all"]
 
 Mode: TypeAlias = int
 
@@ -45,12 +45,18 @@ LOCK: Mode = 7
 """Acquires an exclusive lock (give `enabled`). Only the order of two acquires can be reversed."""
 UNLOCK: Mode = 8
 """Releases what `LOCK`, or a `WRITE` that took effect (a trylock), has acquired."""
+SHARE: Mode = 9
+"""Acquires a lock that readers share (give `enabled`). Commutes with what other readers do."""
+UNSHARE: Mode = 10
+"""Releases what `SHARE` has acquired. The writer of such a lock uses `LOCK` and `UNLOCK`."""
 
 MODE_NAMES: dict[Mode, str] = {
     READ: "read", WRITE: "write", INC: "inc", TRYINC: "tryinc", DEC: "dec", LOCK: "lock", UNLOCK: "unlock",
+    SHARE: "share", UNSHARE: "unshare",
 }  # fmt: skip
 
 _EVERYTHING = sum(1 << mode for mode in MODE_NAMES)
+_SHARED = 1 << SHARE | 1 << UNSHARE
 
 # Bit `m` of CONFLICTS[mode] says that `mode` and `m` do not commute. The relation is symmetric.
 CONFLICTS: tuple[int, ...] = (
@@ -63,6 +69,8 @@ CONFLICTS: tuple[int, ...] = (
     _EVERYTHING & ~(1 << INC),  # DEC: which of two decrements sees zero depends on their order
     _EVERYTHING,  # LOCK
     _EVERYTHING,  # UNLOCK
+    _EVERYTHING & ~_SHARED,  # SHARE
+    _EVERYTHING & ~_SHARED,  # UNSHARE
 )
 
 Effect: TypeAlias = Callable[[], int]

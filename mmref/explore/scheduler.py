@@ -20,7 +20,7 @@ from greenlet import greenlet as new_greenlet
 
 from mmref.errors import Deadlock, Livelock, MmrefInternalError, UsageError
 from mmref.explore.errors import StepLimit
-from mmref.explore.locations import MODE_NAMES, READ, THREAD, Effect, Location, Mode
+from mmref.explore.locations import MODE_NAMES, READ, THREAD, WRITE, Effect, Location, Mode
 from mmref.explore.program import Execution
 from mmref.sync import _THIS_CPU, Cpu
 
@@ -124,11 +124,12 @@ class ExploredCpu(Cpu):
         enabled: while this says no, the pending operation cannot be performed.
         holder: who has what it waits for.
         spin: what `cpu_relax()` waits for: locations, each with the step of this CPU's last access.
-        accessed: the locations that this CPU has accessed since its last `cpu_relax()`, with their steps.
+        seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the steps. (Accesses
+            that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
     """
 
-    __slots__ = ("accessed", "bit", "effect", "enabled", "entry", "greenlet", "guarded", "holder", "label",
-                 "location", "mode", "more", "name", "result", "run", "spin", "spun", "stack", "started",
+    __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "holder", "label",
+                 "location", "mode", "more", "name", "result", "run", "seen", "spin", "spun", "stack", "started",
                  "waited")  # fmt: skip
 
     greenlet: Greenlet
@@ -142,7 +143,7 @@ class ExploredCpu(Cpu):
         self.label = ""
         self.effect: Effect | None = None
         self.more: tuple[tuple[Location, Mode], ...] | None = None
-        self.accessed: list[tuple[Location, int]] = []
+        self.seen: list[tuple[Location, int]] = []
         self.stack: tuple[Frame, ...] = ()
 
     def prepare(self, run: Run, name: str, entry: Callable[[], object]) -> None:
@@ -160,14 +161,14 @@ class ExploredCpu(Cpu):
         self.spun = False
         self.effect = None
         self.more = None
-        self.accessed.clear()
+        self.seen.clear()
 
     def forget(self) -> None:
         """Let go of the last execution's objects."""
         for name in ("run", "entry", "location", "result", "enabled", "holder", "effect", "spin", "more"):
             if hasattr(self, name):
                 delattr(self, name)
-        self.accessed.clear()
+        self.seen.clear()
 
     def relax(self) -> None:
         """Wait until a location that this CPU has read since its last pass changes.
@@ -177,12 +178,12 @@ class ExploredCpu(Cpu):
         """
         if not self.run.live:
             raise _Unwind  # a busy-wait loop in a `finally` of an execution that is over would never end
-        if self.accessed or self.spin is None:
+        if self.seen or self.spin is None:
             last: dict[int, tuple[Location, int]] = {}
-            for location, step in self.accessed:
+            for location, step in self.seen:
                 last[location.id] = location, step
             self.spin = list(last.values())
-            self.accessed.clear()
+            self.seen.clear()
 
     def guard(self, enabled: Guard | None, holder: str | Callable[[], str] | None) -> None:
         """Make the pending operation wait, for its own guard or for the end of a busy wait."""
@@ -447,10 +448,13 @@ class Run:
                 self.recorder.add(self.steps, cpu, mode)
             steps = self.steps = self.steps + 1
             location = cpu.location
-            cpu.accessed.append((location, steps))
-            if mode != READ:
+            if mode == READ:
+                cpu.seen.append((location, steps))
+            else:
                 location.version = steps
                 self.changed = True
+                if mode == WRITE:
+                    cpu.seen.append((location, steps))
             if cpu.more is not None:
                 self._further(cpu, mode)
             if cpu.guarded:
@@ -465,7 +469,8 @@ class Run:
         """Account for the further locations of an operation."""
         failed = mode == READ and cpu.mode != READ
         for location, further in cpu.more or ():
-            cpu.accessed.append((location, self.steps))
+            if failed or further in {READ, WRITE}:
+                cpu.seen.append((location, self.steps))
             if further != READ and not failed:
                 location.version = self.steps
                 self.changed = True

@@ -115,25 +115,26 @@ class Trace:
     def to_json(self, indent: int | None = None) -> str:
         """Return the trace as JSON text."""
         verdict = self.verdict
-        data: dict[str, object] = {
+        events: list[dict[str, object]] = [
+            {
+                "step": event.step,
+                "cpu": event.cpu,
+                "label": event.label,
+                "location": event.location,
+                "mode": event.mode,
+                "value": event.value,
+                "waited": event.waited,
+                "stack": [list(frame) for frame in event.stack],
+            }
+            for event in self.events
+        ]
+        data = {
             "mmref_trace": SCHEMA_VERSION,
             "program": self.program,
             "spec": self.spec,
             "schedule": str(self.schedule),
             "cpus": list(self.cpus),
-            "events": [
-                {
-                    "step": event.step,
-                    "cpu": event.cpu,
-                    "label": event.label,
-                    "location": event.location,
-                    "mode": event.mode,
-                    "value": event.value,
-                    "waited": event.waited,
-                    "stack": [list(frame) for frame in event.stack],
-                }
-                for event in self.events
-            ],
+            "events": events,
             "verdict": {
                 "kind": verdict.kind, "id": verdict.id, "detail": verdict.detail, "cpu": verdict.cpu,
             },

@@ -33,7 +33,7 @@ ORDERS: tuple[Order, ...] = (as_written, reversed_order, rotated)
 def readers(count: int, order: Order = as_written) -> Callable[[], Sequence[Thread]]:
     def program() -> list[Thread]:
         x = Cell(0, "x")
-        return order([lambda: x.store(1)] + [lambda: x.load()] * count)
+        return order([lambda: x.store(1)] + [x.load] * count)
 
     return program
 
