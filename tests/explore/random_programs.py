@@ -204,7 +204,7 @@ def generate(seed: int, *, locks: bool, waits: bool = False) -> list[ThreadCode]
         for ops in threads:
             if any(op[0] == "get" for op in flat(ops)):
                 ops.append(("put",))
-        if schedules(threads) <= 2_500:
+        if schedules(threads) <= 2_600:
             return threads
 
 
