@@ -388,6 +388,11 @@ class TracedFolio(Folio):
         super().write(offset, content)
 
     @override
+    def zero_around(self, offset: int, length: int) -> None:
+        point_all(self._at_bytes(0, self.size, WRITE), "folio_zero_segments")
+        super().zero_around(offset, length)
+
+    @override
     def zero_range(self, offset: int, length: int) -> None:
         if length:
             point_all(self._at_bytes(offset, length, WRITE), "folio_zero_range")

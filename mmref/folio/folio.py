@@ -293,6 +293,16 @@ class Folio:
         for page in range(-(-offset // size), (offset + length) // size):
             self.initialised |= 1 << page
 
+    def zero_around(self, offset: int, length: int) -> None:
+        """Fill all but `length` bytes from byte `offset` with zeros: those have just been written.
+
+        Kernel: folio_zero_segments(), include/linux/highmem.h.
+        """
+        behind = offset + length
+        self.data[:offset] = bytes(offset)
+        self.data[behind:] = bytes(len(self.data) - behind)
+        self.initialised = (1 << self.nr_pages) - 1
+
     # Looking without touching ------------------------------------------------------------------------------
 
     def peek(self) -> tuple[int, int]:

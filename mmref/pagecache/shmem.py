@@ -315,12 +315,10 @@ class ShmemInode:
         if folio is None:
             raise MmrefInternalError(f"Sgp.WRITE gave no folio at index {index}")
         start = (index - folio.index) * page_size + offset
-        if not folio.test_uptodate():
-            folio.zero_range(0, start)
-            folio.zero_range(start + len(chunk), folio.size - start - len(chunk))
         folio.write(start, chunk)
         self.i_size = max(self.i_size, pos + len(chunk))
         if not folio.test_uptodate():
+            folio.zero_around(start, len(chunk))
             folio.mark_uptodate()
         folio.mark_dirty()
         folio.unlock()

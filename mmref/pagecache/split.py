@@ -30,7 +30,7 @@ def split_folio(folio: Folio) -> bool:
     if not isinstance(mapping, AddressSpace):
         raise MmrefInternalError(f"{folio!r} is not in a page cache")
     inode, memory = mapping.host, mapping.memory
-    if folio.order > 2 * mapping.i_pages.chunk_shift:
+    if folio.order >= 2 * mapping.i_pages.chunk_shift:
         return False  # xas_split() makes one level of nodes, no more
     nr, start = folio.nr_pages, folio.index
     xas = XaState(mapping.i_pages, start)
