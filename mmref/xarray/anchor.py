@@ -19,7 +19,6 @@ from mmref.xarray.entries import (
     XA_FLAGS_ALLOC1,
     XA_FLAGS_LOCK_BH,
     XA_FLAGS_LOCK_IRQ,
-    XA_FLAGS_TRACK_FREE,
     XA_FLAGS_ZERO_BUSY,
     xa_flags_mark,
 )
@@ -52,7 +51,6 @@ class Anchor:
 
     __slots__ = (
         "__weakref__",
-        "_quick",
         "allocator",
         "chunk_mask",
         "chunk_shift",
@@ -85,13 +83,6 @@ class Anchor:
         self.xa_lock = self._new_lock() if lock is None else lock
         self.xa_flags = flags
         self.xa_head = None
-        # Whether the normal API may write a slot in place. Only where nobody can tell the difference: no free
-        # mark to keep, a plain lock that one CPU alone can hold, and slots that report nothing.
-        self._quick = (
-            not flags & XA_FLAGS_TRACK_FREE
-            and type(self.xa_lock) is SpinLock
-            and type(self)._new_slots is Anchor._new_slots
-        )
 
     def _new_lock(self) -> SpinLock:
         """Make the lock of a new array; a traced twin hands out a traced one."""

@@ -11,7 +11,7 @@ Reserved indices do not show.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar, overload
 
 from mmref.errors import UsageError
 from mmref.xarray.anchor import bad_index, bad_mark
@@ -20,15 +20,15 @@ from mmref.xarray.cursor import XaState
 from mmref.xarray.dump import dump as dump_array
 from mmref.xarray.dump import nodes_of
 from mmref.xarray.entries import ULONG_MAX, Internal
-from mmref.xarray.ids import IdApi
 from mmref.xarray.node import XaNode
+from mmref.xarray.shortcuts import Shortcuts
 
 __all__ = ["XArray"]
 
 T = TypeVar("T")
 
 
-class XArray(IdApi[T]):
+class XArray(Shortcuts[T]):
     """A sparse array of 2**64 entries, all None at first.
 
     Kernel: struct xarray, include/linux/xarray.h.
@@ -60,7 +60,11 @@ class XArray(IdApi[T]):
 
     # -- one index ---------------------------------------------------------------------------------------------
 
-    def __getitem__(self, index: int | slice) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> dict[int, T]: ...
+    def __getitem__(self, index: int | slice) -> T | dict[int, T]:
         if isinstance(index, slice):
             start, stop = self._bounds(index)
             return dict(self.items(start, stop))
@@ -70,12 +74,12 @@ class XArray(IdApi[T]):
         return entry
 
     def __setitem__(self, index: int | slice, entry: T | None) -> None:
-        if isinstance(index, slice):
-            start, stop = self._bounds(index)
-            if start < stop:
-                self.store_range(start, stop - 1, entry)
-        else:
+        if type(index) is not slice:
             self.store(index, entry)
+            return
+        start, stop = self._bounds(index)
+        if start < stop:
+            self.store_range(start, stop - 1, entry)
 
     def __delitem__(self, index: int | slice) -> None:
         if isinstance(index, slice):
@@ -160,31 +164,47 @@ class XArray(IdApi[T]):
         while entry is not None:
             index = xas.index
             node = xas.node
-            if not xas.retry(entry):
-                yield index, entry
-            if type(node) is not XaNode or node.shift:
+            if type(node) is not XaNode or node.shift or not self._quick:
+                if not xas.retry(entry):
+                    yield index, entry
                 entry = xas.find(stop - 1)
                 continue
-            # The rest of this leaf. Once it is freed, it only turns emptier; who notices goes back to the tree.
-            if index | mask < stop - 1:
-                for later, entry in enumerate(node.slots, index & ~mask):
-                    if later > index and entry is not None and type(entry) is not Internal:
-                        index = later
-                        yield index, entry
-                if node.array is not None:
-                    index |= mask
+            # A leaf. Once it is freed it can only turn emptier, and whoever notices walks again from the head.
+            base = index & ~mask
+            if start <= base and base + mask < stop:
+                while True:
+                    for pair in enumerate(node.slots, base):
+                        entry = pair[1]
+                        if entry is not None and type(entry) is not Internal:
+                            index = pair[0]
+                            yield pair
+                    if node.array is None:
+                        break
+                    # Straight on to the next leaf, if that is a sister of this one.
+                    parent = node.parent
+                    if parent is None or node.offset == mask or base + mask + mask + 1 >= stop:
+                        break
+                    sister = parent.slots[node.offset + 1]
+                    if type(sister) is not XaNode:
+                        break
+                    node = sister
+                    base += mask + 1
             else:
-                for later, entry in enumerate(node.slots, index & ~mask):
-                    if later > index and entry is not None and type(entry) is not Internal:
-                        if later >= stop:
-                            return
+                if not xas.retry(entry):
+                    yield index, entry
+                for later, entry in enumerate(node.slots, base):
+                    if index < later < stop and entry is not None and type(entry) is not Internal:
                         index = later
-                        yield index, entry
-                if node.array is not None:
+                        yield later, entry
+            if node.array is None:
+                if index >= stop - 1:
                     return
-            if index >= stop - 1:
-                return
-            xas.set(index + 1)
+                xas.set(index + 1)
+            else:
+                xas.node = node
+                xas.offset = mask
+                xas.index = base + mask
+            start = index + 1
             entry = xas.find(stop - 1)
 
     def _marked_items(self, start: int, stop: int, mark: int) -> Iterator[tuple[int, T]]:

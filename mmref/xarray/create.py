@@ -28,7 +28,7 @@ from mmref.xarray.entries import (
 )
 from mmref.xarray.marks import Marks
 from mmref.xarray.node import XaNode
-from mmref.xarray.state import XAS_BOUNDS, XAS_RESTART, NodeState, xas_error_node
+from mmref.xarray.state import NO_RUN, XAS_BOUNDS, XAS_RESTART, NodeState, xas_error_node
 
 __all__ = ["Create"]
 
@@ -82,7 +82,7 @@ class Create(Marks):
         self.alloc = node
         if node is None:
             return False
-        self.node = XAS_RESTART
+        self.reset()
         return True
 
     def _nomem_locked(self) -> bool:
@@ -279,6 +279,7 @@ class Create(Marks):
 
         if type(node) is XaNode and node.array is None:
             raise self._stale()
+        self._run = NO_RUN
         self.index |= (((sibs + 1) << shift) & ULONG_MAX) - 1
         if type(node) is XaNode and node.shift == shift:
             self.offset |= sibs

@@ -16,7 +16,7 @@ from mmref.xarray.anchor import bad_mark
 from mmref.xarray.create import max_index
 from mmref.xarray.entries import ULONG_MAX, XA_FLAGS_TRACK_FREE, XA_FREE_MARK, Internal, xa_flags_mark
 from mmref.xarray.node import XaNode
-from mmref.xarray.state import XAS_BOUNDS, XAS_RESTART, CursorNode, NodeState
+from mmref.xarray.state import NO_RUN, XAS_BOUNDS, XAS_RESTART, CursorNode, NodeState
 from mmref.xarray.store import Store
 
 __all__ = ["Find"]
@@ -45,6 +45,7 @@ class Find(Store):
 
         Context: xa_lock or the RCU read lock.
         """
+        self._run = NO_RUN
         node = self.node
         mask = self._mask
         if type(node) is XaNode:
@@ -75,7 +76,8 @@ class Find(Store):
         if offset > mask + 1:
             raise self._past_the_end()
         shift = node.shift
-        index = self._index_of(offset, shift)
+        chunk_shift = self.xa.chunk_shift
+        index = ((self.index >> shift >> chunk_shift << chunk_shift) + offset << shift) & ULONG_MAX
         above: CursorNode = node
         while index <= max:
             if offset > mask:
@@ -98,19 +100,12 @@ class Find(Store):
                 self.index = index
                 return entry
             offset += 1
-            shift = node.shift
-            index = (index >> shift >> self.xa.chunk_shift << self.xa.chunk_shift << shift) + (offset << shift)
-            index &= ULONG_MAX
+            index = ((index >> shift >> chunk_shift << chunk_shift) + offset << shift) & ULONG_MAX
 
         self.node = XAS_BOUNDS if above is None else above
         self.offset = offset
         self.index = index
         return None
-
-    def _index_of(self, offset: int, shift: int) -> int:
-        """Return the first index of a slot in the cursor's node (kernel: xas_move_index())."""
-        above = shift + self.xa.chunk_shift
-        return ((self.index >> above << above) + (offset << shift)) & ULONG_MAX
 
     def _past_the_end(self) -> UsageError:
         """Make the error for going on from behind the last slot of a node."""
@@ -132,6 +127,7 @@ class Find(Store):
 
         Context: xa_lock or the RCU read lock.
         """
+        self._run = NO_RUN
         node = self.node
         if type(node) is not XaNode or node.shift:
             return self.find(max)
@@ -179,6 +175,7 @@ class Find(Store):
         """
         if mark not in (0, 1, 2):
             raise bad_mark(mark)
+        self._run = NO_RUN
         node = self.node
         if type(node) is NodeState and node.errno:
             return None
@@ -206,50 +203,67 @@ class Find(Store):
             self.node = node = head
             self.offset = self.index >> node.shift
 
+        index = self.index
+        offset = self.offset
+        mask = self._mask
+        chunk_shift = xa.chunk_shift
+        above: CursorNode = node
         looked_twice = False
-        while self.index <= max:
-            if self.offset == size:
-                self.offset = node.offset + 1
-                self.node = parent = node.parent
-                if parent is None:
+        while index <= max:
+            if offset == size:
+                offset = node.offset + 1
+                above = node.parent
+                if above is None:
                     break
-                node = parent
+                node = above
                 advance = False
                 continue
 
+            shift = node.shift
             if not advance:
-                entry = node.slots[self.offset]
+                entry = node.slots[offset]
                 if type(entry) is Internal and entry.number < 64:
-                    self.offset = entry.number
-                    self.index = self._index_of(entry.number, node.shift)
+                    offset = entry.number
+                    index = ((index >> shift >> chunk_shift << chunk_shift) + offset << shift) & ULONG_MAX
 
-            offset = self.offset + advance
-            bits = node.marks[mark] >> offset
-            offset = offset + (bits & -bits).bit_length() - 1 if bits else size
-            if offset > self.offset:
+            chunk = offset + advance
+            bits = node.marks[mark] >> chunk
+            chunk = chunk + (bits & -bits).bit_length() - 1 if bits else size
+            if chunk > offset:
                 advance = False
-                self.index = self._index_of(offset, node.shift)
-                if (self.index - 1) & ULONG_MAX >= max:  # the index may have wrapped around to 0
+                index = ((index >> shift >> chunk_shift << chunk_shift) + chunk << shift) & ULONG_MAX
+                if (index - 1) & ULONG_MAX >= max:  # the index may have wrapped around to 0
                     self.node = XAS_RESTART
+                    self.index = index
+                    self.offset = offset
                     return None
-                self.offset = offset
+                offset = chunk
                 if offset == size:
                     continue
                 looked_twice = False
 
-            entry = node.slots[self.offset]
-            if entry is None and not (mark == XA_FREE_MARK and xa.xa_flags & XA_FLAGS_TRACK_FREE):
-                # Marks are cleared before their entry goes: whoever sees the mark without the entry looks again.
-                if looked_twice:
-                    cpu_relax()
-                looked_twice = True
+            entry = node.slots[offset]
+            if type(entry) is XaNode:
+                above = node = entry
+                offset = (index >> node.shift) & mask
+                looked_twice = False
                 continue
-            if type(entry) is not XaNode:
+            if entry is not None or (mark == XA_FREE_MARK and xa.xa_flags & XA_FLAGS_TRACK_FREE):
+                self.node = node
+                self.index = index
+                self.offset = offset
                 return entry
-            self.node = node = entry
-            self.offset = (self.index >> node.shift) & self._mask
-            looked_twice = False
+            # Marks are cleared before their entry goes: whoever sees the mark without the entry looks again.
+            if looked_twice:
+                self.node = node
+                self.index = index
+                self.offset = offset
+                cpu_relax()
+            looked_twice = True
 
+        self.node = above
+        self.index = index
+        self.offset = offset
         return self._bounds_or_restart(max)
 
     def _bounds_or_restart(self, max: int) -> None:
@@ -275,6 +289,7 @@ class Find(Store):
         """
         if mark not in (0, 1, 2):
             raise bad_mark(mark)
+        self._run = NO_RUN
         node = self.node
         if type(node) is not XaNode or node.shift:
             return self.find_marked(max, mark)
@@ -304,6 +319,7 @@ class Find(Store):
 
         Context: xa_lock held.
         """
+        self._run = NO_RUN
         node = self.node
         if node is None:
             return None

@@ -86,31 +86,40 @@ class NormalApi(Anchor, Generic[T]):
 
         Context: any; takes the RCU read lock.
         """
-        entry: T | XaNode | Internal | None = self.xa_head
-        mask = self.chunk_mask
-        if type(entry) is XaNode and 0 <= index >> entry.shift <= mask:
-            while type(entry) is XaNode:
-                node = entry
-                entry = node.slots[(index >> node.shift) & mask]
-            if type(entry) is not Internal:
-                return entry
-        elif index == 0 and type(entry) is not Internal and type(entry) is not XaNode:
-            return entry
-        elif not 0 <= index <= ULONG_MAX:
-            raise bad_index(index)
+        entry: Any = self.xa_head
+        if type(entry) is XaNode and index >= 0:
+            try:
+                slots = entry.slots
+                entry = slots[index >> entry.shift]  # an index above the tree has no slot here
+                while type(entry) is XaNode:
+                    slots = entry.slots
+                    shift = entry.shift
+                    if not shift:
+                        entry = slots[index & self.chunk_mask]
+                        break
+                    entry = slots[index >> shift & self.chunk_mask]
+                if type(entry) is not Internal:
+                    return entry  # type: ignore[no-any-return]  # slots are untyped
+                if entry.number < 64:
+                    entry = slots[entry.number]
+                    if type(entry) is not Internal and type(entry) is not XaNode:
+                        return entry  # type: ignore[no-any-return]  # slots are untyped
+            except IndexError:
+                pass
         return self._load(index)
 
     def _load(self, index: int) -> T | None:
-        """Load by the book: follow siblings, skip reservations, and walk again at a retry entry."""
+        """Load by the book: chains of siblings, reservations, and another walk after a retry entry."""
         xas = XaState(self, index)
         walked_twice = False
         while True:
-            entry: T | Internal | None = xas.load()
+            entry: Any = xas.load()
             if entry is ZERO:
                 return None
             if entry is not RETRY:
-                return entry  # type: ignore[return-value]  # siblings and nodes do not get here
-            # Who meets a freed node finds another one in its place at the second try.
+                found: T | None = entry
+                return found
+            # Whoever was in a freed node finds another one in its place at the second try.
             if walked_twice:
                 cpu_relax()
             walked_twice = True

@@ -16,6 +16,7 @@ from mmref.xarray.entries import SIBLINGS, Internal, is_value
 from mmref.xarray.find import Find
 from mmref.xarray.marks import node_get_marks, node_set_marks
 from mmref.xarray.node import XaNode
+from mmref.xarray.state import NO_RUN
 
 __all__ = ["Split"]
 
@@ -54,6 +55,7 @@ class Split(Find):
             if node is None:
                 self.destroy()
                 self.node = XAS_ENOMEM
+                self._run = NO_RUN
                 return
             slots = node.slots
             slots[:] = [SIBLINGS[i & ~mask] if i & mask else entry for i in range(xa.chunk_size)]

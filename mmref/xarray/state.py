@@ -11,7 +11,7 @@ Conventions in this file: *xas* is the cursor (``self``), *xa* its array, *index
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, final
+from typing import Any, Final, final
 
 from mmref.errors import UsageError
 from mmref.xarray.anchor import Anchor, bad_index
@@ -34,13 +34,17 @@ class NodeState:
 
     Attributes:
         errno: the negative error number; 0 for restart and bounds.
+        shift: more than any node has. A state is no leaf, then, and the quick paths for leaves need not ask.
+        slots: none.
     """
 
-    __slots__ = ("errno", "name")
+    __slots__ = ("errno", "name", "shift", "slots")
 
     def __init__(self, name: str, errno: int = 0) -> None:
         self.name: Final = name
         self.errno: Final = errno
+        self.shift: Final = 64
+        self.slots: Final[list[Any]] = []
 
     def __repr__(self) -> str:
         return self.name
@@ -54,6 +58,9 @@ XAS_BOUNDS: Final = NodeState("XAS_BOUNDS")
 _ERRORS: dict[int, NodeState] = {}
 
 CursorNode = XaNode | NodeState | None
+
+NO_RUN: Final[list[Any]] = []
+"""The slots that a cursor has at hand which is not in the middle of a run of `next()`."""
 
 
 def xas_error_node(errno: int) -> NodeState:
@@ -92,30 +99,34 @@ class State:
         alloc: first node of the list that waits to be used, linked by their `parent`.
         update: the callback, or None.
 
+    Change `index`, `offset` and `node` by the methods only: while `next()` steps through a leaf it keeps that leaf's
+    slots at hand (`_run`), and every other method that moves the cursor lets go of them.
+
     Raises:
         UsageError: an index below 0 or above 2**64 - 1, or an order above 63.
     """
 
-    __slots__ = ("_mask", "alloc", "index", "node", "offset", "shift", "sibs", "update", "xa")
+    __slots__ = ("_mask", "_run", "alloc", "index", "node", "offset", "shift", "sibs", "update", "xa")
 
     node: CursorNode
     alloc: XaNode | None
+    _run: list[Any]
 
     def __init__(self, xa: Anchor, index: int = 0, order: int = 0, update: UpdateNode | None = None) -> None:
         if not 0 <= index <= ULONG_MAX:
             raise bad_index(index)
         self.xa = xa
         self._mask = xa.chunk_mask
+        self.index = index
+        self.shift = 0
+        self.sibs = 0
         self.offset = 0
         self.node = XAS_RESTART
+        self._run = NO_RUN
         self.alloc = None
         self.update = update
         if order:
             self.set_order(index, order)
-        else:
-            self.index = index
-            self.shift = 0
-            self.sibs = 0
 
     def __repr__(self) -> str:
         where = "head" if self.node is None else repr(self.node)
@@ -147,6 +158,7 @@ class State:
         if not -4095 <= errno < 0:
             raise UsageError(f"{errno!r} is not an error of a cursor: give a negative errno, or use reset()")
         self.node = xas_error_node(errno)
+        self._run = NO_RUN
 
     def invalid(self) -> bool:
         """Say whether the cursor stands nowhere: restart, bounds or error.
@@ -175,6 +187,7 @@ class State:
         Kernel: xas_reset(), include/linux/xarray.h.
         """
         self.node = XAS_RESTART
+        self._run = NO_RUN
 
     def retry(self, entry: object) -> bool:
         """Say whether to skip an entry that lockless readers may meet, and get ready to walk again if so.
@@ -192,6 +205,7 @@ class State:
         if entry is not RETRY:
             return False
         self.node = XAS_RESTART
+        self._run = NO_RUN
         return True
 
     def set(self, index: int) -> None:
@@ -206,6 +220,7 @@ class State:
             raise bad_index(index)
         self.index = index
         self.node = XAS_RESTART
+        self._run = NO_RUN
 
     def set_order(self, index: int, order: int) -> None:
         """Move to another index, and set how many indices the next store covers.
@@ -229,6 +244,7 @@ class State:
         self.shift = order - order % chunk_shift
         self.sibs = (1 << order % chunk_shift) - 1
         self.node = XAS_RESTART
+        self._run = NO_RUN
 
     def set_update(self, update: UpdateNode | None) -> None:
         """Have a function called after each change of a node's counts.

@@ -32,7 +32,7 @@ from mmref.xarray.entries import (
     xa_flags_mark,
 )
 from mmref.xarray.node import XaNode
-from mmref.xarray.state import XAS_BOUNDS, NodeState
+from mmref.xarray.state import NO_RUN, XAS_BOUNDS, NodeState
 
 __all__ = ["Store"]
 
@@ -87,6 +87,7 @@ class Store(Create):
         node = self.node
         if type(node) is XaNode:
             self._check_place(node)
+        self._run = NO_RUN
         if entry is not None:
             first = self._create(entry is not ZERO)
         else:

@@ -17,7 +17,7 @@ from mmref.errors import UsageError
 from mmref.xarray.anchor import bad_index
 from mmref.xarray.entries import RETRY, ULONG_MAX, Internal
 from mmref.xarray.node import XaNode
-from mmref.xarray.state import XAS_BOUNDS, XAS_RESTART, NodeState, State
+from mmref.xarray.state import NO_RUN, XAS_BOUNDS, XAS_RESTART, NodeState, State
 
 __all__ = ["Walk"]
 
@@ -73,6 +73,7 @@ class Walk(State):
 
         Context: xa_lock or the RCU read lock.
         """
+        self._run = NO_RUN
         entry = self._start()
         if type(entry) is XaNode:
             index = self.index
@@ -133,19 +134,18 @@ class Walk(State):
 
         Context: xa_lock or the RCU read lock.
         """
-        node = self.node
-        if type(node) is XaNode and not node.shift:
-            offset = self.offset
-            if offset < self._mask:
-                if offset != self.index & self._mask:
-                    raise self._out_of_line()
-                self.index += 1
-                self.offset = offset = offset + 1
-                return node.slots[offset]
-        return self._next()
+        try:
+            self.offset = offset = self.offset + 1
+            self.index += 1
+            return self._run[offset]
+        except IndexError:
+            self.offset = offset - 1
+            self.index -= 1
+            return self._next()
 
     def _next(self) -> Any:
-        """Take the step that leaves the leaf, or starts anew (kernel: __xas_next())."""
+        """Take a step that enters a leaf, or starts anew (kernel: __xas_next())."""
+        self._run = NO_RUN
         node = self.node
         mask = self._mask
         if type(node) is XaNode and self.offset != (self.index >> node.shift) & mask:
@@ -166,7 +166,11 @@ class Walk(State):
                 self.node = XAS_BOUNDS
                 return None
             node = parent
-        return self._down(node)
+        entry = self._down(node)
+        node = self.node
+        if type(node) is XaNode and not node.shift:
+            self._run = node.slots
+        return entry
 
     def prev(self) -> Any:
         """Step to the previous index, and return what is there; a cursor that has not walked yet just loads.
@@ -183,10 +187,11 @@ class Walk(State):
 
         Context: xa_lock or the RCU read lock.
         """
+        self._run = NO_RUN
         node = self.node
-        if type(node) is XaNode and not node.shift:
+        if node is not None and not node.shift:
             offset = self.offset
-            if offset:
+            if 0 < offset <= self._mask:
                 if offset != self.index & self._mask:
                     raise self._out_of_line()
                 self.index -= 1
@@ -254,6 +259,7 @@ class Walk(State):
             raise bad_index(index)
         node = self.node
         shift = node.shift if type(node) is XaNode else 0
+        self._run = NO_RUN
         self.index = index
         self.offset = (index >> shift) & self._mask
 
@@ -271,6 +277,7 @@ class Walk(State):
         if type(node) is NodeState:
             return
         self.node = XAS_RESTART
+        self._run = NO_RUN
         if node is None:
             self.index = (self.index + 1) & ULONG_MAX
             return
