@@ -45,7 +45,8 @@ class CollapseScenario:
         look: what the second CPU does; raises `InvariantViolation` if it sees what it must not see.
         layout: the pages, see the top of this file; their number is that of the huge page.
         chunk_shift: log2 of the slots of an XArray node.
-        ask: the page that the second CPU asks about first; the first data page if None.
+        ask: the page that the second CPU asks about first; if None, the first data page.
+        in_hole: if `ask` is None, the first page of a hole with data behind it instead.
         pinned: somebody holds a reference to the last page, so the collapse fails late and rolls back.
         hidden_data: also watch A5, which holds for no state in which a reader could be misled.
     """
@@ -58,6 +59,7 @@ class CollapseScenario:
     layout: str = "DDDD"
     chunk_shift: int = 6
     ask: int | None = None
+    in_hole: bool = False
     pinned: bool = False
     hidden_data: bool = False
 
@@ -84,7 +86,14 @@ class CollapseScenario:
     @property
     def at(self) -> int:
         """The page that the second CPU asks about first."""
-        return min(self.data) if self.ask is None else self.ask
+        if self.ask is not None:
+            return self.ask
+        if not self.in_hole:
+            return min(self.data)
+        at = next((page for page in range(max(self.data)) if page not in self.data), None)
+        if at is None:
+            raise UsageError(f"Layout {self.layout!r} has no hole with data behind it to ask in.")
+        return at
 
     @property
     def geometry(self) -> str:
@@ -179,22 +188,33 @@ def nothing(scenario: CollapseScenario, file: File) -> None:
     """Do not look."""
 
 
-_COPY = "A program that copies only what {} reports (cp, tar, rsync) silently leaves these pages out of the copy."
+_SEEK_DATA = (
+    "A program that copies only what SEEK_DATA finds (cp, tar, rsync) silently leaves these pages out of the copy."
+)
+_SEEK_HOLE = (
+    "A program that takes the first hole for the end of an extent (cp, tar, rsync) stops copying there;"
+    " what follows is lost unless it happens to ask again."
+)
 _MINCORE = "A program that trusts mincore() (a database choosing what to prefetch) takes resident memory for absent."
 
 _SCENARIOS = (
     CollapseScenario(
         "seek-data", "collapse against lseek(SEEK_DATA) at a page that holds data",
-        _COPY.format("SEEK_DATA"), "lseek SEEK_DATA", look_for_data,
+        _SEEK_DATA, "lseek SEEK_DATA", look_for_data,
     ),
     CollapseScenario(
         "seek-hole", "collapse against lseek(SEEK_HOLE) at a page that holds data",
-        _COPY.format("SEEK_HOLE"), "lseek SEEK_HOLE", look_for_hole,
+        _SEEK_HOLE, "lseek SEEK_HOLE", look_for_hole,
     ),
     CollapseScenario(
         "mincore", "collapse against mincore() over the whole range",
         _MINCORE, "mincore", ask_mincore,
     ),
+)  # fmt: skip
+
+_IN_HOLE = CollapseScenario(
+    "seek-data-in-hole", "collapse against lseek(SEEK_DATA) in a hole with data behind it",
+    _SEEK_DATA, "lseek SEEK_DATA", look_for_data, layout=".DDD", in_hole=True,
 )  # fmt: skip
 
 
@@ -216,6 +236,7 @@ def scenarios() -> dict[str, CollapseScenario]:
         hidden_data=True,
     )  # fmt: skip
     found[alone.name] = alone
+    found[_IN_HOLE.name] = _IN_HOLE
     return found
 
 

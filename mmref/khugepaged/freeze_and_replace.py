@@ -24,7 +24,7 @@ class FreezeAndReplace(CollapseStrategy):
     name = "freeze-and-replace"
     kernel = "Linux 6.1.192 (as v4.8 to v6.3)"
     summary = "insert the new huge folio while scanning, copy into it in place"
-    known_races = dict.fromkeys(("seek-data", "seek-hole", "mincore", "alone"), "B32")
+    known_races = dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "B32")
 
     @override
     def collapse(self, run: CollapseRun) -> ScanResult:

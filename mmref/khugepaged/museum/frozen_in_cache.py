@@ -23,7 +23,7 @@ class FrozenInCache(LockAndInsertLate):
     name = "frozen-in-cache"
     kernel = "never merged (v5 of the patch series; mutation m33 of v6.4)"
     summary = "lock-and-insert-late, but the old folios are frozen instead of counted"
-    known_races = dict.fromkeys(("seek-data", "seek-hole", "mincore", "alone"), "m33")
+    known_races = dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "m33")
 
     @override
     def claim_old(self, run: CollapseRun, folio: Folio) -> None:

@@ -20,7 +20,7 @@ class UptodateAfterInsert(LockAndInsertLate):
     name = "uptodate-after-insert"
     kernel = "never shipped (mutation m32 of v6.4)"
     summary = "lock-and-insert-late, but the uptodate mark comes after the insert"
-    known_races = dict.fromkeys(("seek-data", "seek-hole", "mincore", "alone"), "m32")
+    known_races = dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "m32")
 
     @override
     def publish(self, run: CollapseRun) -> None:
