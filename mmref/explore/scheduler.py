@@ -300,6 +300,7 @@ class Run:
         end: how it ended: COMPLETE, BLOCKED, STUCK or FAILED.
         finding: the exception that was found, if any.
         culprit: the number of the CPU in whose code, or after whose step, the finding came up.
+        found_at: the number of steps performed when it did; None if it came up at the end.
     """
 
     def __init__(
@@ -337,6 +338,7 @@ class Run:
         self.end = COMPLETE
         self.finding: Exception | None = None
         self.culprit: int | None = None
+        self.found_at: int | None = None
         self.crash: BaseException | None = None
         self.inert_accesses = 0
         self.cpus: list[ExploredCpu] = []
@@ -486,12 +488,13 @@ class Run:
         except Exception as error:  # as in a CPU's code
             self.finding = error
             self.culprit = self.current.id
+            self.found_at = self.steps
         finally:
             self.live = True
 
     def schedule(self) -> tuple[int, ...]:
-        """Return the CPU of each step."""
-        return tuple(self.choices)
+        """Return the CPU of each step, up to the finding if there is one."""
+        return tuple(self.choices if self.found_at is None else self.choices[: self.found_at])
 
     def enabled(self) -> int:
         """Return the set of CPUs whose pending operation can be performed now."""
@@ -508,6 +511,7 @@ class Run:
         if not self.closing and self.finding is None:
             self.finding = error
             self.culprit = cpu.id
+            self.found_at = self.steps
 
     def ended(self, cpu: ExploredCpu) -> Greenlet:
         """Take note that a CPU has ended, and return the greenlet to go on with."""

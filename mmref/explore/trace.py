@@ -14,6 +14,7 @@ The JSON schema, version 1 (every key is required):
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,8 +65,8 @@ class Verdict:
             return cls("violation", finding.invariant, finding.detail, run.culprit)
         name = type(finding).__name__
         if isinstance(finding, Finding | AssertionError):
-            return cls("violation", name, str(finding), run.culprit)
-        return cls("error", name, str(finding), run.culprit)
+            return cls("violation", name, _one_line(finding), run.culprit)
+        return cls("error", name, _one_line(finding), run.culprit)
 
     @property
     def holds(self) -> bool:
@@ -257,6 +258,14 @@ def _brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first line of a message, without addresses, which are never twice the same."""
+    return _ADDRESS.sub("", str(error).partition("\n")[0])
+
+
 def _as_json(value: object) -> JsonValue:
     """Return a value that survives JSON unchanged: scalars as they are, anything else as text."""
     if value is None or type(value) in {bool, int, str}:
@@ -265,4 +274,4 @@ def _as_json(value: object) -> JsonValue:
         return [_as_json(item) for item in value]  # type: ignore[attr-defined]
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: _as_json(item) for key, item in value.items()}
-    return repr(value)
+    return _ADDRESS.sub("", repr(value))

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""On random small programs, the outcomes and the number of traces equal those of brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from mmref.explore.dpor import SourceDpor
+from mmref.explore.explorer import Engine
+
+from .random_programs import ThreadCode, brute_force, generate, outcomes
+
+CHUNKS = 20
+PER_CHUNK = 25
+
+
+@cache
+def oracle(seed: int) -> tuple[list[ThreadCode], int, set]:
+    threads = generate(seed, locks=seed % 2 == 1, waits=seed % 5 == 0)
+    return threads, *brute_force(threads)
+
+
+@pytest.mark.parametrize("engine", [SourceDpor], ids=lambda engine: engine.name)
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_equals_brute_force(chunk: int, engine: Callable[[], Engine]) -> None:
+    for seed in range(chunk * PER_CHUNK, (chunk + 1) * PER_CHUNK):
+        threads, traces, expected = oracle(seed)
+        complete, _, seen = outcomes(threads, engine())
+        assert (complete, seen) == (traces, expected), f"seed {seed}: {threads}"
+
+
+# Programs on which an earlier version was wrong, each with its number of traces.
+HARD_CASES: dict[str, tuple[list[ThreadCode], int]] = {
+    "a waiting CPU is not asleep: its races count even where all others sleep": (
+        [
+            [("trylock", 0, []), ("keep", 0)],
+            [("lock", 0, [("put_register", 0)])],
+            [("trylock", 0, []), ("wait", 0)],
+        ],
+        160,
+    ),
+    "an acquire that never succeeds races with that of the holder": (
+        [[("keep", 1), ("lock", 1, [])], [("load", 2), ("keep", 0)], [("write_lock", []), ("keep", 0)]],
+        2,
+    ),
+    "either of two independent writes ends a wait": (
+        [[("wait_either", 0, 1)], [("store", 0, 1)], [("store", 1, 1)]],
+        5,
+    ),
+    "an increment that nobody sees does not end a wait": (
+        [[("try_get",)], [("get",), ("wait_either", 0, 1)]],
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HARD_CASES)
+def test_hard_case(case: str) -> None:
+    threads, expected = HARD_CASES[case]
+    traces, seen = brute_force(threads)
+    complete, _, found = outcomes(threads, SourceDpor())
+    assert (complete, found) == (traces, seen)
+    assert complete == expected
