@@ -100,8 +100,6 @@ def _check_node(xa: Anchor, node: XaNode) -> None:
         canonical = entry
         if is_sibling(entry):
             canonical = _check_sibling(node, entries, offset, entry)
-        elif entry is RETRY:
-            pass  # the advanced API may store it
         elif type(entry) is XaNode:
             _check_child(xa, node, offset, entry)
         values += is_value(canonical)
@@ -120,17 +118,24 @@ def _check_sibling(node: XaNode, entries: list[Any], offset: int, entry: Interna
     # A sibling refers to an earlier slot of its node.
     if entry.number >= offset:
         _fail("sibling", f"slot {offset} of {node!r} refers to slot {entry.number}, which does not come before it")
-    # Everything between an entry and its sibling is its sibling as well, or a sibling of one of those.
-    target = entry.number
-    if offset - 1 != target and not is_sibling(entries[offset - 1]):
-        _fail("sibling", f"slot {offset} of {node!r} refers to slot {target} across another entry")
-    canonical = entries[target]
-    while is_sibling(canonical):
-        canonical = entries[canonical.number]
     # It refers, if need be by way of other siblings, to an entry: not to nothing, and not to a node.
+    target = _canonical(entries, offset)
+    canonical = entries[target]
     if canonical is None or type(canonical) is XaNode:
         _fail("sibling", f"slot {offset} of {node!r} leads to {canonical!r}")
+    # The slot before it belongs to the same entry.
+    if _canonical(entries, offset - 1) != target:
+        _fail("sibling", f"slot {offset} of {node!r} refers to slot {entry.number} across another entry")
     return canonical
+
+
+def _canonical(entries: list[Any], offset: int) -> int:
+    """Follow siblings to the slot of their entry; siblings only ever refer backwards."""
+    entry = entries[offset]
+    while is_sibling(entry) and entry.number < offset:
+        offset = entry.number
+        entry = entries[offset]
+    return offset
 
 
 def _check_child(xa: Anchor, node: XaNode, offset: int, child: XaNode) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmref.errors import UsageError
 from mmref.sync import cpu_relax
 from mmref.xarray.anchor import bad_mark
 from mmref.xarray.create import max_index
@@ -106,13 +105,6 @@ class Find(Store):
         self.offset = offset
         self.index = index
         return None
-
-    def _past_the_end(self) -> UsageError:
-        """Make the error for going on from behind the last slot of a node."""
-        return UsageError(
-            f"the search at index {self.index} stopped at the end of a node and cannot go on from there: "
-            f"call set({self.index}) first"
-        )
 
     def next_entry(self, max: int = ULONG_MAX) -> Any:
         """Find the next present entry after the cursor; quicker than `find()` inside a leaf.

@@ -190,11 +190,6 @@ class Store(Create):
         if first is entry and not self.sibs:
             return
         if entry is None:
-            if type(first) is XaNode and self.shift <= first.shift:
-                raise UsageError(
-                    f"the cursor at index {self.index} is stale: the array has grown since it walked to the head; "
-                    f"call reset() and walk again under the lock"
-                )
             self._init_marks()
         self.xa.xa_head = entry
         if type(first) is XaNode:

@@ -123,14 +123,14 @@ class Walk(State):
 
         Kernel: xas_next(), include/linux/xarray.h.
 
-        Wraps around to index 0 after 2**64 - 1.
+        Wraps around to index 0 after 2**64 - 1, but returns None there: `load()` tells what index 0 holds.
 
         Returns:
             None, the entry, or an internal entry: a sibling inside a multi-index entry.
 
         Raises:
-            UsageError: the cursor is in the middle of a multi-index entry (call `advance()` first), or past
-                the end of its node. The kernel would go on with an index and a slot that disagree.
+            UsageError: the cursor is in the middle of a multi-index entry (call `advance()` first), or behind
+                the last slot of its node. The kernel would go on with an index and a slot that disagree.
 
         Context: xa_lock or the RCU read lock.
         """
@@ -144,12 +144,21 @@ class Walk(State):
             return self._next()
 
     def _next(self) -> Any:
-        """Take a step that enters a leaf, or starts anew (kernel: __xas_next())."""
+        """Take a step that is not in the middle of a run: xas_next() by the book, and __xas_next()."""
         self._run = NO_RUN
         node = self.node
         mask = self._mask
-        if type(node) is XaNode and self.offset != (self.index >> node.shift) & mask:
-            raise self._out_of_line()
+        if type(node) is XaNode:
+            self._check_line(node)
+            if self.offset > mask:
+                raise self._past_the_end()
+            if not node.shift and self.offset != mask:
+                self.index = (self.index + 1) & ULONG_MAX
+                self.offset += 1
+                if self.offset == self.index & mask:
+                    self._run = node.slots
+                return node.slots[self.offset]
+
         if type(node) is not NodeState or node is XAS_BOUNDS:
             self.index = (self.index + 1) & ULONG_MAX
         if node is None:
@@ -166,45 +175,36 @@ class Walk(State):
                 self.node = XAS_BOUNDS
                 return None
             node = parent
-        entry = self._down(node)
-        node = self.node
-        if type(node) is XaNode and not node.shift:
-            self._run = node.slots
-        return entry
+        return self._down(node)
 
     def prev(self) -> Any:
         """Step to the previous index, and return what is there; a cursor that has not walked yet just loads.
 
         Kernel: xas_prev(), include/linux/xarray.h.
 
-        Wraps around to 2**64 - 1 before index 0.
+        Wraps around to 2**64 - 1 before index 0, but returns None there: `load()` tells what that index holds.
 
         Returns:
             None, the entry, or an internal entry: a sibling inside a multi-index entry.
 
         Raises:
-            UsageError: the cursor is in the middle of a multi-index entry, or past the end of its node.
+            UsageError: the cursor is in the middle of a multi-index entry (call `advance()` first).
 
         Context: xa_lock or the RCU read lock.
         """
         self._run = NO_RUN
         node = self.node
-        if node is not None and not node.shift:
-            offset = self.offset
-            if 0 < offset <= self._mask:
-                if offset != self.index & self._mask:
-                    raise self._out_of_line()
-                self.index -= 1
-                self.offset = offset = offset - 1
-                return node.slots[offset]
+        if type(node) is XaNode:
+            self._check_line(node)
+            if not node.shift and 0 < self.offset <= self._mask + 1:
+                self.index = (self.index - 1) & ULONG_MAX
+                self.offset -= 1
+                return node.slots[self.offset]
         return self._prev()
 
     def _prev(self) -> Any:
-        """Take the step that leaves the leaf, or starts anew (kernel: __xas_prev())."""
+        """Take a step that leaves the leaf, or starts anew (kernel: __xas_prev())."""
         node = self.node
-        mask = self._mask
-        if type(node) is XaNode and self.offset != (self.index >> node.shift) & mask:
-            raise self._out_of_line()
         if type(node) is not NodeState or node is XAS_BOUNDS:
             self.index = (self.index - 1) & ULONG_MAX
         if node is None:
@@ -212,7 +212,7 @@ class Walk(State):
             return None
         if type(node) is NodeState:
             return self.load()
-        if self.offset != (self.index >> node.shift) & mask:
+        if self.offset != (self.index >> node.shift) & self._mask:
             self.offset = (self.offset - 1) & 255
         while self.offset == 255:
             self.offset = (node.offset - 1) & 255
@@ -232,16 +232,26 @@ class Walk(State):
             self.node = node = entry
             self.offset = (self.index >> node.shift) & self._mask
 
-    def _out_of_line(self) -> UsageError:
-        """Make the error for a step from a slot that is not the index's own."""
-        if self.offset > self._mask:
-            return UsageError(
-                f"the cursor at index {self.index} is past the end of its node (offset {self.offset}): "
-                f"call set() or reset() before going on"
-            )
+    def _check_line(self, node: XaNode) -> None:
+        """Refuse to step while the cursor's slot is the beginning of an entry and its index is further on."""
+        offset = self.offset
+        own = (self.index >> node.shift) & self._mask
+        while own > offset:
+            entry = list.__getitem__(node.slots, own)
+            if type(entry) is not Internal or entry.number >= 64:
+                return
+            own = entry.number
+            if own == offset:
+                raise UsageError(
+                    f"the cursor at index {self.index} is in the middle of an entry that begins at slot {offset}: "
+                    f"call advance() with the entry's last index (or set()) before stepping"
+                )
+
+    def _past_the_end(self) -> UsageError:
+        """Make the error for going on from behind the last slot of a node."""
         return UsageError(
-            f"the cursor at index {self.index} is in the middle of an entry that begins at slot {self.offset}: "
-            f"call advance() with the entry's last index (or set()) before stepping"
+            f"the cursor stopped behind the last slot of a node and cannot go on from there: "
+            f"call set({self.index}) first"
         )
 
     def advance(self, index: int) -> None:
