@@ -21,7 +21,7 @@ from mmref.errors import MmrefError, UsageError
 
 if TYPE_CHECKING:
     from mmref.explore import Progress, Report, Trace
-    from mmref.explore.scenarios import CollapseScenario
+    from mmref.explore.catalogue import CollapseScenario
     from mmref.khugepaged import CollapseStrategy
 
 __all__ = ["main"]
@@ -177,7 +177,7 @@ def _race(options: argparse.Namespace) -> int:
 
 def _chosen_scenarios(options: argparse.Namespace) -> tuple[list[CollapseScenario], str]:
     """Return the scenarios in the shape that was asked for, and a line about where that shape comes from."""
-    from mmref.explore.scenarios import get_scenario
+    from mmref.explore.catalogue import get_scenario
     from mmref.live import layout_like, sparse_file
 
     pages = options.pages
@@ -278,11 +278,11 @@ def _strategies(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from mmref.explore import replay
-    from mmref.explore.scenarios import scenario_from_spec
+    from mmref.explore.catalogue import scenario_from_spec
     from mmref.view import headline, ladder
 
     what = options.what
-    trace = replay(Path(what) if Path(what).is_file() else what, resolve=scenario_from_spec)
+    trace = replay(Path(what) if Path(what).is_file() else what)
     scenario, strategy = scenario_from_spec(trace.spec)
     if options.save is not None:
         try:

@@ -1,15 +1,85 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run every interleaving of simulated CPUs that matters, and show the one that goes wrong."""
+"""Run every interleaving of simulated CPUs that matters, and show the one that goes wrong.
+
+The engine (everything that is imported here at once) knows nothing of memory management. What binds it to the
+floors below, the traced twins, the watched invariants and the catalogue of scenarios, is imported when it is asked
+for.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmref.explore import explorer as _explorer
 from mmref.explore.cells import Cell, Mutex
 from mmref.explore.errors import NondeterministicProgram, StepLimit
-from mmref.explore.explorer import explore, replay
+from mmref.explore.explorer import explore
 from mmref.explore.program import Execution, Program, Scenario
 from mmref.explore.report import Completed, Progress, Report
 from mmref.explore.schedule import Schedule
 from mmref.explore.trace import Trace, TraceEvent, Verdict
 
+if TYPE_CHECKING:
+    from mmref.explore.catalogue import CollapseScenario
+
 __all__ = ["Cell", "Completed", "Execution", "Mutex", "NondeterministicProgram", "Program", "Progress", "Report",
-           "Scenario", "Schedule", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "replay"]
+           "Scenario", "Schedule", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",
+           "invariants", "replay", "scenarios"]  # fmt: skip
+
+
+def scenarios() -> dict[str, CollapseScenario]:
+    """Return the scenarios by name.
+
+    >>> list(scenarios())[:3]
+    ['seek-data', 'seek-hole', 'mincore']
+    """
+    from mmref.explore import catalogue
+
+    return catalogue.scenarios()
+
+
+def get_scenario(name: str) -> CollapseScenario:
+    """Return a scenario by its name.
+
+    Raises:
+        UsageError: there is none of that name; the message suggests the nearest.
+    """
+    from mmref.explore import catalogue
+
+    return catalogue.get_scenario(name)
+
+
+def invariants() -> dict[str, str]:
+    """Return the watched invariants: id -> what must hold."""
+    from mmref.explore import watched
+
+    return watched.invariants()
+
+
+def replay(
+    trace_or_schedule: Trace | Schedule | str | Path,
+    program: Program | Scenario | None = None,
+    strategy: object | None = None,
+    *,
+    max_steps: int = _explorer.DEFAULT_MAX_STEPS,
+) -> Trace:
+    """Run one execution again, and return its trace.
+
+    Args:
+        trace_or_schedule: a trace, a schedule, a schedule string, or the path of a trace's JSON file.
+        program: what to run; may be left out if the schedule names a scenario.
+        strategy: for a scenario: the strategy.
+        max_steps: as for `explore()`.
+
+    Raises:
+        UsageError: the schedule does not fit the program, or the file is no trace.
+        NondeterministicProgram: a trace was given, and the execution is another one now.
+    """
+
+    def resolve(spec: str) -> tuple[Program | Scenario, object | None]:
+        from mmref.explore import catalogue
+
+        return catalogue.scenario_from_spec(spec)
+
+    return _explorer.replay(trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps)

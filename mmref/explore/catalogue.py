@@ -14,7 +14,9 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from mmref.errors import UsageError
-from mmref.explore.invariants import (
+from mmref.explore.program import Execution
+from mmref.explore.twins import TRACED
+from mmref.explore.watched import (
     check_always,
     check_at_rest,
     check_hidden_data,
@@ -22,8 +24,6 @@ from mmref.explore.invariants import (
     check_resident,
     check_seek,
 )
-from mmref.explore.program import Execution
-from mmref.explore.twins import TRACED
 from mmref.khugepaged import CollapseResult, CollapseStrategy, collapse_file, get_strategy
 from mmref.machine import DEFAULT_STRATEGY, File, Machine
 
