@@ -166,7 +166,7 @@ class Create(Marks):
             node.count = 1
             if is_value(head):
                 node.nr_values = 1
-            node.slots[0] = head
+            list.__setitem__(node.slots, 0, head)  # no access: nobody can reach the node yet
 
             # What the whole array is marked with, slot 0 of the new top node is marked with.
             flags = xa.xa_flags

@@ -57,8 +57,8 @@ class Split(Find):
                 self.node = XAS_ENOMEM
                 self._run = NO_RUN
                 return
-            slots = node.slots
-            slots[:] = [SIBLINGS[i & ~mask] if i & mask else entry for i in range(xa.chunk_size)]
+            filled = [SIBLINGS[i & ~mask] if i & mask else entry for i in range(xa.chunk_size)]
+            list.__setitem__(node.slots, slice(None), filled)  # no access: nobody can reach the node yet
             node.parent = self.alloc
             self.alloc = node
             nodes -= 1
