@@ -169,8 +169,9 @@ class KernelFile:
         _mapped(self.span2, "mmap2")
         return self._load(self.base2, lo, hi)
 
-    def _do_touch_first_data(self, page: int) -> int:
-        return self._do_map_read_pages(page, page + 1) if page >= 0 else 0
+    def _do_touch_first_data(self, page: int) -> None:
+        if page >= 0:
+            self._do_map_read_pages(page, page + 1)
 
     def _load(self, base: int, lo: int, hi: int) -> int:
         for page in range(lo, hi):
@@ -227,11 +228,11 @@ class KernelFile:
 
     # References ----------------------------------------------------------------------------------------------
 
-    def _do_vmsplice_pin(self, page: int) -> None:
+    def _do_vmsplice_pin(self, page: int) -> int:
         _mapped(self.span, "mmap")
         reader, writer = os.pipe()
         self.pipes += reader, writer
-        syscalls.vmsplice(writer, self.base + page * PAGE, PAGE)
+        return syscalls.vmsplice(writer, self.base + page * PAGE, PAGE)
 
     def _do_splice_file_to_pipe(self, page: int) -> int:
         reader, writer = os.pipe()

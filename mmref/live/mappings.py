@@ -14,7 +14,7 @@ from errno import EINVAL, ENOMEM
 from mmref.khugepaged import ScanResult
 from mmref.live.program import HUGE, PAGE
 
-__all__ = ["Mapping", "Vma"]
+__all__ = ["FileMapping", "Vma"]
 
 _GO_ON = frozenset(
     {
@@ -42,7 +42,7 @@ class Vma:
     locked: bool = False
 
 
-class Mapping:
+class FileMapping:
     """What mmap(2) returned, in as many VMAs as mprotect(2) and mlock(2) have made of it."""
 
     def __init__(self, off: int, length: int, prot: str = "rw", shared: bool = True, skew: int = 0) -> None:

@@ -8,14 +8,14 @@ express yet raises `NotExpressed` with the reason.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmref.errors import MmrefError, UsageError
 from mmref.folio import Folio
 from mmref.khugepaged import ScanResult
 from mmref.live.generation import Kernel
-from mmref.live.mappings import Mapping
+from mmref.live.mappings import FileMapping
 from mmref.live.observation import Observation, StepResult, checksum, content_tags, page_content, runs
 from mmref.live.program import HUGE, HUGE_PAGES, PAGE, Op, Program
 from mmref.machine import File, Machine
@@ -41,18 +41,20 @@ class ModelFile:
 
     Args:
         kernel: whose behaviour to show.
+        settings: how that kernel was set, as the first line of a recording has it.
 
     Attributes:
         statuses: the result code of each range that the last MADV_COLLAPSE tried.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, settings: Mapping[str, Any] | None = None) -> None:
         self.kernel = kernel
+        self.settings = settings or {}
         self.machine = Machine(order=9)
         self.strategy = kernel.strategy
         self.statuses: list[ScanResult] = []
-        self.mapping: Mapping | None = None
-        self.mapping2: Mapping | None = None
+        self.mapping: FileMapping | None = None
+        self.mapping2: FileMapping | None = None
         self.ranges = 1
         self._pins: list[Callable[[], None]] = []
         self._page_tables: set[int] = set()  # the huge pages of the main mapping in which a page was touched
@@ -65,8 +67,8 @@ class ModelFile:
             raise UsageError("There is no file yet; put memfd(size=...) before it.")
         return self._file
 
-    def step(self, op: Op) -> StepResult:
-        """Do one operation, and look at the file.
+    def step(self, op: Op, observe: bool = True) -> StepResult:
+        """Do one operation, and look at the file, unless told not to.
 
         Raises:
             NotExpressed: the model does not have it.
@@ -86,7 +88,7 @@ class ModelFile:
             result["ret"] = -1
             result["errno"] = errno.errorcode.get(error.errno or 0, str(error.errno))
         self.machine.check()
-        if self._file is not None:
+        if observe and self._file is not None:
             result["observe"] = self.observe()
         return result
 
@@ -155,13 +157,13 @@ class ModelFile:
             raise NotExpressed("a private mapping")
         if self.mapping is not None:
             raise NotExpressed("a main mapping after another")
-        self.mapping = Mapping(off, len, prot, skew=skew)
+        self.mapping = FileMapping(off, len, prot, skew=skew)
         self.ranges = max(self.ranges, -(-(off + len) // HUGE))
 
     def _do_mmap2(self, len: int, off: int = 0, prot: str = "rw", flags: str = "shared") -> None:
         if flags != "shared":
             raise NotExpressed("a private mapping")
-        self.mapping2 = Mapping(off, len, prot)
+        self.mapping2 = FileMapping(off, len, prot)
         self.ranges = max(self.ranges, -(-(off + len) // HUGE))
 
     def _do_munmap2(self) -> None:
@@ -182,7 +184,7 @@ class ModelFile:
             raise NotExpressed("a fault that finds nothing")
         return folio
 
-    def _load(self, mapping: Mapping, lo: int, hi: int) -> int:
+    def _load(self, mapping: FileMapping, lo: int, hi: int) -> int:
         for page in range(lo, hi):
             if not mapping.over(page * PAGE, PAGE)[1]:
                 raise _SigBus(page - lo)  # a SIGSEGV really, which the kernel side cannot tell apart either
@@ -199,8 +201,9 @@ class ModelFile:
     def _do_map2_read_pages(self, lo: int, hi: int) -> int:
         return self._load(_mapped(self.mapping2, "mmap2"), lo, hi)
 
-    def _do_touch_first_data(self, page: int) -> int:
-        return self._do_map_read_pages(page, page + 1) if page >= 0 else 0
+    def _do_touch_first_data(self, page: int) -> None:
+        if page >= 0:
+            self._do_map_read_pages(page, page + 1)
 
     def _do_map_write_pages(self, lo: int, hi: int, gen: int, step: int = 1) -> int:
         mapping = _mapped(self.mapping, "mmap")
@@ -260,7 +263,7 @@ class ModelFile:
     def _do_madvise_collapse_map2(self, off: int, len: int) -> None:
         self._madvise_collapse(_mapped(self.mapping2, "mmap2"), off, len)
 
-    def _madvise_collapse(self, mapping: Mapping, off: int, length: int) -> None:
+    def _madvise_collapse(self, mapping: FileMapping, off: int, length: int) -> None:
         self.machine.memory.lru.drain_all()
         number = mapping.madvise_collapse(off, length, self._collapse)
         if number:
@@ -275,12 +278,13 @@ class ModelFile:
 
     # References ----------------------------------------------------------------------------------------------
 
-    def _do_vmsplice_pin(self, page: int) -> None:
+    def _do_vmsplice_pin(self, page: int) -> int:
         try:
             self._load(_mapped(self.mapping, "mmap"), page, page + 1)
         except _SigBus:
             raise OSError(errno.EFAULT, "Nothing can be mapped there") from None
         self._pins.append(self.file.pin(page))
+        return PAGE
 
     def _do_splice_file_to_pipe(self, page: int) -> int:
         """Kernel: shmem_file_splice_read(), mm/shmem.c: a hole gives the zero page, which is nobody's folio."""
@@ -296,7 +300,7 @@ class ModelFile:
             self._pins.pop()()
 
 
-def _mapped(mapping: Mapping | None, by: str) -> Mapping:
+def _mapped(mapping: FileMapping | None, by: str) -> FileMapping:
     if mapping is None:
         raise UsageError(f"Nothing is mapped yet; put {by}(len=...) before it.")
     return mapping
