@@ -172,13 +172,15 @@ class XArray(Shortcuts[T]):
             # A leaf. Once it is freed it can only turn emptier, and whoever notices walks again from the head.
             base = index & ~mask
             if start <= base and base + mask < stop:
+                last = (index, entry)
                 while True:
                     for pair in enumerate(node.slots, base):
                         entry = pair[1]
                         if entry is not None and type(entry) is not Internal:
-                            index = pair[0]
+                            last = pair
                             yield pair
                     if node.array is None:
+                        index = last[0]
                         break
                     # Straight on to the next leaf, if that is a sister of this one.
                     parent = node.parent

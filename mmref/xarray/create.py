@@ -208,14 +208,17 @@ class Create(Marks):
         if node is None or node is XAS_RESTART or node is XAS_BOUNDS:
             entry = xa.xa_head
             self.node = above = None
-            if entry is None and xa.xa_flags & XA_FLAGS_ZERO_BUSY:
-                entry = ZERO
-            shift = self._expand(entry)
-            if shift < 0:
-                return None
-            if not shift and not allow_root:
-                shift = xa.chunk_shift
-            entry = xa.xa_head
+            if type(entry) is XaNode and (self.index if not order else self._max()) >> entry.shift <= self._mask:
+                shift = entry.shift + xa.chunk_shift  # high enough as it is
+            else:
+                if entry is None and xa.xa_flags & XA_FLAGS_ZERO_BUSY:
+                    entry = ZERO
+                shift = self._expand(entry)
+                if shift < 0:
+                    return None
+                if not shift and not allow_root:
+                    shift = xa.chunk_shift
+                entry = xa.xa_head
         elif type(node) is NodeState:
             return None
         else:

@@ -29,6 +29,15 @@ __all__ = ["Shortcuts"]
 
 T = TypeVar("T")
 
+_SPANS: list[dict[int, tuple[int, int]]] = [{}] + [
+    {(1 << order) - 1: (order - order % chunk_shift, 1 << order % chunk_shift) for order in range(1, 64)}
+    for chunk_shift in range(1, 7)
+]
+"""For each chunk_shift, by the highest offset in an aligned range: the shift of its slots, and how many they are."""
+
+_RUNS = [[SIBLINGS[offset]] * 31 for offset in range(64)]
+"""For each slot, the siblings that may follow an entry there."""
+
 _NO_LEAF = XaNode(Anchor(), [])
 _NO_LEAF.array = None
 
@@ -39,7 +48,7 @@ class Shortcuts(IdApi[T]):
     The leaf serves as long as it is in the tree (`XaNode.array` tells): until then it covers the same indices.
     """
 
-    __slots__ = ("_key", "_leaf", "_quick")
+    __slots__ = ("_key", "_leaf", "_quick", "_spans")
 
     def __init__(
         self,
@@ -55,6 +64,7 @@ class Shortcuts(IdApi[T]):
             and type(self.xa_lock) is SpinLock
             and type(self)._new_slots is Anchor._new_slots
         )
+        self._spans = _SPANS[chunk_shift]
         self._leaf = _NO_LEAF
         self._key = 0  # the leaf's place: its indices, shifted right by chunk_shift
 
@@ -145,16 +155,18 @@ class Shortcuts(IdApi[T]):
 
         Kernel: xa_store_range(), lib/xarray.c. Arguments, errors and context: see `NormalApi.store_range()`.
         """
-        if not self._quick or not self._store_aligned(first, last, entry):
+        span = self._spans.get(last - first)
+        if span is None or not self._quick or not self._store_aligned(first, last, entry, span):
             NormalApi.store_range(self, first, last, entry)
 
-    def _store_aligned(self, first: int, last: int, entry: Any) -> bool:
-        """Store over an aligned range of 2**order indices whose slots exist and hold one such entry, or nothing."""
-        size = last - first + 1
-        if size <= 1 or size & (size - 1) or first & (size - 1) or first < 0 or last >= ULONG_MAX:
-            return False
+    def _store_aligned(self, first: int, last: int, entry: Any, span: tuple[int, int]) -> bool:
+        """Store over 2**order indices whose slots exist and hold one such entry or nothing; False if they do not."""
         node = self.xa_head
-        if type(node) is not XaNode or (last + 1) >> node.shift > self.chunk_mask or self.xa_lock.owner is not None:
+        if first < 0 or first & (last - first) or type(node) is not XaNode or self.xa_lock.owner is not None:
+            return False
+        # The book makes room for the index after the range, too.
+        mask = self.chunk_mask
+        if (last + 1) >> node.shift > mask or last >= ULONG_MAX:
             return False
         kind = type(entry)
         value = kind is int
@@ -164,14 +176,12 @@ class Shortcuts(IdApi[T]):
         elif kind is NoneType or kind is Internal or kind is TaggedPointer or kind is XaNode:
             return False
 
-        chunk_shift = self.chunk_shift
-        order = size.bit_length() - 1
-        shift = order - order % chunk_shift
+        shift, width = span
         while node.shift > shift:
-            offset = first >> node.shift & self.chunk_mask
+            offset = first >> node.shift & mask
             below = node.slots[offset]
             if type(below) is not XaNode:
-                if below is not None or node.shift - chunk_shift != shift:
+                if below is not None or node.shift - self.chunk_shift != shift:
                     return False
                 below = self._new_node(blocking=False)
                 if below is None:
@@ -185,29 +195,31 @@ class Shortcuts(IdApi[T]):
         if node.shift != shift:
             return False
 
-        offset = first >> shift & self.chunk_mask
-        sibs = (size >> shift) - 1
-        end = offset + sibs + 1
+        offset = first >> shift & mask
+        end = offset + width
         slots = node.slots
         there = slots[offset]
-        kind = type(there)
         if there is None:
             for there in slots[offset:end]:
                 if there is not None:
                     return False
-            node.count += sibs + 1
+            slots[offset] = entry
+            slots[offset + 1 : end] = _RUNS[offset][: width - 1]
+            node.count += width
             if value:
-                node.nr_values += sibs + 1
-        elif (
+                node.nr_values += width
+            return True
+        kind = type(there)
+        if (
             (kind is int) != value
             or kind is Internal
             or kind is TaggedPointer
             or kind is XaNode
-            or (sibs and slots[end - 1] is not SIBLINGS[offset])
-            or (end <= self.chunk_mask and type(slots[end]) is Internal)
+            or (width > 1 and slots[end - 1] is not SIBLINGS[offset])
+            or (end <= mask and type(slots[end]) is Internal)
         ):
             return False
-        slots[offset:end] = [entry] + [SIBLINGS[offset]] * sibs
+        slots[offset] = entry  # the siblings stay
         return True
 
     def find(self, index: int, max: int = ULONG_MAX, filter: int = XA_PRESENT) -> tuple[int, T] | None:
@@ -231,25 +243,30 @@ class Shortcuts(IdApi[T]):
         Kernel: xa_find_after(), lib/xarray.c. Arguments, errors and context: see `NormalApi.find_after()`.
         """
         head = self.xa_head
-        if self._quick and filter == XA_PRESENT and 0 <= index < max <= ULONG_MAX and type(head) is XaNode:
-            index += 1
+        if (
+            self._quick
+            and filter == XA_PRESENT
+            and index >= 0
+            and (max is ULONG_MAX or index < max <= ULONG_MAX)
+            and type(head) is XaNode
+        ):
+            after = index + 1
             try:
                 # Perhaps the very next index holds an entry.
-                entry: Any = head.slots[index >> head.shift]
+                entry: Any = head.slots[after >> head.shift]
                 while type(entry) is XaNode:
                     shift = entry.shift
                     if not shift:
-                        entry = entry.slots[index & self.chunk_mask]
+                        entry = entry.slots[after & self.chunk_mask]
                         if entry is not None and type(entry) is not Internal:
-                            return index, entry
+                            return after, entry
                         break
-                    entry = entry.slots[index >> shift & self.chunk_mask]
+                    entry = entry.slots[after >> shift & self.chunk_mask]
             except IndexError:
                 pass
-            found = self._seek(head, index)
+            found = self._seek(head, after)
             if found is not None:
                 return found if found[0] <= max else None
-            index -= 1
         return NormalApi.find_after(self, index, max, filter)
 
     def _seek(self, node: XaNode, index: int) -> tuple[int, T] | None:
@@ -295,23 +312,23 @@ class Shortcuts(IdApi[T]):
         mask = self.chunk_mask
         if index >> node.shift > mask:
             return None
-        inside = True  # the slots of `index` may belong to something that began before it
+        inside = True  # the slot of `index` may belong to something that began before it
         while True:
-            offset = index >> node.shift & mask
-            if inside and type(node.slots[offset]) is Internal:
-                return None
-            bits = node.marks[mark] >> offset
-            while not bits:
-                offset = node.offset + 1
-                if node.parent is None:
-                    return None
-                node = node.parent
-                bits = node.marks[mark] >> offset
-            offset += (bits & -bits).bit_length() - 1
             shift = node.shift
-            place = (index >> shift >> chunk_shift << chunk_shift | offset) << shift
-            if place > index:
-                index = place
+            offset = index >> shift & mask
+            bits = node.marks[mark] >> offset
+            if not bits & 1:
+                if inside and type(node.slots[offset]) is Internal:
+                    return None
+                while not bits:
+                    offset = node.offset + 1
+                    if node.parent is None:
+                        return None
+                    node = node.parent
+                    bits = node.marks[mark] >> offset
+                offset += (bits & -bits).bit_length() - 1
+                shift = node.shift
+                index = (index >> shift >> chunk_shift << chunk_shift | offset) << shift
                 inside = False
             entry: Any = node.slots[offset]
             if type(entry) is not XaNode:

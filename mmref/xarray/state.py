@@ -126,7 +126,12 @@ class State:
         self.alloc = None
         self.update = update
         if order:
-            self.set_order(index, order)
+            if not 0 < order <= 63:
+                raise bad_order(order)
+            chunk_shift = xa.chunk_shift
+            self.index = index >> order << order
+            self.shift = order - order % chunk_shift
+            self.sibs = (1 << order % chunk_shift) - 1
 
     def __repr__(self) -> str:
         where = "head" if self.node is None else repr(self.node)
@@ -238,7 +243,7 @@ class State:
         if not 0 <= index <= ULONG_MAX:
             raise bad_index(index)
         if not 0 <= order <= 63:
-            raise UsageError(f"an entry of order {order!r} does not fit: orders go from 0 to 63")
+            raise bad_order(order)
         chunk_shift = self.xa.chunk_shift
         self.index = index >> order << order
         self.shift = order - order % chunk_shift
@@ -262,3 +267,8 @@ class State:
         Kernel: xas_size(), lib/xarray.c.
         """
         return ((self.sibs + 1) << self.shift) & ULONG_MAX
+
+
+def bad_order(order: object) -> UsageError:
+    """Make the error for an order that does not exist."""
+    return UsageError(f"an entry of order {order!r} does not fit: orders go from 0 to 63")

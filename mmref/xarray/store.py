@@ -111,7 +111,7 @@ class Store(Create):
         if entry is not None and (sibs or (first is not None and first_value != value)):
             self._check_tail(node, value)
 
-        if sibs:
+        if sibs and (node.marks[0] or node.marks[1] or node.marks[2]):
             self._squash_marks(node)
         if entry is None:
             self._init_marks()
@@ -135,40 +135,41 @@ class Store(Create):
     def _store_slots(self, node: XaNode, entry: Any, value: bool, first: Any) -> Any:
         """Store over several slots, or erase: the loop of xas_store()."""
         slots = node.slots
-        mask = self._mask
-        start = offset = self.offset
-        last = offset + self.sibs
+        start = self.offset
+        end = start + self.sibs + 1
         erase = entry is None
-        shift = node.shift
-        free_below = False
-
-        # Look first: what is in the way, how far it goes, and what it counts for.
-        count = values = 0
-        following = canonical = first
-        while True:
-            kind = type(following)
-            if kind is XaNode and shift:
-                free_below = True
-            count += (following is None) - erase
-            kind = type(canonical)
-            values += value - (kind is int or kind is TaggedPointer)
-            if offset == (mask if erase else last):
-                break
-            following = _peek(slots, offset + 1)
-            if type(following) is not Internal or following.number >= 64:
-                if erase and offset >= last:
+        if erase:
+            # Erasing takes what is left of the last entry with it.
+            for following in _peek(slots, slice(end, None)):
+                if type(following) is not Internal or following.number >= 64:
                     break
+                end += 1
+
+        # Look first: what is in the way, and what it counts for.
+        canonical = first
+        kind = type(first)
+        was_value = kind is int or kind is TaggedPointer
+        free_below = kind is XaNode and node.shift > 0
+        count = (first is None) - erase
+        values = value - was_value
+        for following in _peek(slots, slice(start + 1, end)):
+            kind = type(following)
+            if kind is not Internal or following.number >= 64:
                 canonical = following
-            offset += 1
+                was_value = kind is int or kind is TaggedPointer
+                if kind is XaNode and node.shift:
+                    free_below = True
+            count += (following is None) - erase
+            values += value - was_value
 
         # Then write: in one go if that is all there is to do, slot by slot if nodes are freed in between.
         if not free_below:
             if erase:
-                slots[start : offset + 1] = [None] * (offset + 1 - start)
+                slots[start:end] = [None] * (end - start)
             else:
-                slots[start : offset + 1] = [entry] + [SIBLINGS[start]] * (offset - start)
+                slots[start:end] = [entry] + [SIBLINGS[start]] * (end - start - 1)
         else:
-            for slot in range(start, offset + 1):
+            for slot in range(start, end):
                 following = _peek(slots, slot) if slot > start else first
                 slots[slot] = entry
                 if type(following) is XaNode:
