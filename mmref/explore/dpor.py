@@ -28,12 +28,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 from mmref.errors import MmrefInternalError
 from mmref.explore.errors import NondeterministicProgram
 from mmref.explore.locations import CONFLICTS, DEC, INC, LOCK, MODE_NAMES, READ, SHARE, TRYINC, UNLOCK, UNSHARE, Mode
 from mmref.explore.scheduler import ExploredCpu, Run
 
-__all__ = ["SourceDpor"]
+__all__ = ["Access", "Dpor", "SourceDpor", "State"]
 
 _Record = tuple[int, int, int, int, int, int]
 """Events of a location that later ones may depend on: reads, writes, incs (or, of a lock, shared acquires and
@@ -41,7 +43,7 @@ releases), tryincs, decs; and, if the last change was the release of an exclusiv
 
 _UNSEEN = frozenset({INC, SHARE, UNSHARE})  # one location has either counts or a lock
 _UNTOUCHED: _Record = (0, 0, 0, 0, 0, 0)
-_Access = tuple[int, Mode]
+Access = tuple[int, Mode]
 """(location id, mode in effect)"""
 
 
@@ -70,7 +72,7 @@ class State:
         self.cpu = cpu
         self.location = -1  # no event yet
         self.mode: Mode = READ
-        self.more: tuple[_Access, ...] = ()
+        self.more: tuple[Access, ...] = ()
         self.before = 0
         self.hb = 0
         self.undo = _UNTOUCHED
@@ -106,14 +108,17 @@ def _updated(record: _Record, mode: Mode, bit: int) -> _Record:
     return (0, bit, 0, 0, 0, writes if mode == UNLOCK and not acquire else 0)
 
 
-class SourceDpor:
-    """The chooser of source-DPOR, and what it remembers from one execution to the next."""
+class Dpor:
+    """What source-DPOR and optimal DPOR share: happens-before, races, sleep sets, the prefix.
 
-    name = "source"
+    Attributes:
+        states: the execution under way.
+        replayed: its events that the last execution had as well.
+    """
 
     def __init__(self) -> None:
         self.states: list[State] = []
-        self.replayed = 0  # events at the start of this execution that the last one had as well
+        self.replayed = 0
         self._depth = 0
         self._sleep = 0  # the sleep set of the next new state
         self._records: dict[int, _Record] = {}
@@ -141,7 +146,11 @@ class SourceDpor:
         cpu = run.current.id
         if not candidates >> cpu & 1 or not states:
             cpu = (candidates & -candidates).bit_length() - 1
-        states.append(State(enabled, self._sleep, cpu))
+        return self._new_state(enabled, cpu)
+
+    def _new_state(self, enabled: int, cpu: int) -> int:
+        """Add a state from which `cpu` is to go on, unless it is known better; return who does."""
+        self.states.append(State(enabled, self._sleep, cpu))
         return cpu
 
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
@@ -204,32 +213,9 @@ class SourceDpor:
             event: the first event of the race.
             cpu: the CPU of the second one.
             hb: what happens before the second one.
-            end: its position.
+            end: its position; the length of E if it was never performed.
         """
-        states = self.states
-        source = states[event]
-        covered = source.backtrack | source.sleep
-        if not source.enabled & ~covered:
-            return
-        sequence = 0  # v = notdep(event) followed by the operation of `cpu`
-        choice = 0
-        for position in range(event + 1, end):
-            state = states[position]
-            if state.hb >> event & 1:
-                continue
-            if not state.hb & sequence:
-                initial = 1 << state.cpu
-                if initial & covered:
-                    return
-                choice = choice or initial
-            sequence |= 1 << position
-        if not hb & sequence:
-            if cpu.bit & covered or not cpu.bit & source.enabled:
-                return  # it goes first already, or would have to wait and nothing in v ends that
-            choice = cpu.bit
-        if not choice & source.enabled:
-            raise MmrefInternalError(f"CPU set {choice:b} is to go first at step {event}, where it cannot")
-        source.backtrack |= choice
+        raise NotImplementedError
 
     def _acquired(self, cpu: ExploredCpu, before: int, found: int, record: _Record) -> int:
         """Treat the acquire of an exclusive lock, and return its hb.
@@ -285,7 +271,7 @@ class SourceDpor:
             self._records[location] = _updated(record, mode, 1 << depth)
         return hb
 
-    def _waited(self, cpu: ExploredCpu, accesses: Iterable[_Access], before: int, end: int) -> None:
+    def _waited(self, cpu: ExploredCpu, accesses: Iterable[Access], before: int, end: int) -> None:
         """Reverse the races of an operation that waits, whether or not it could go on in the end."""
         states = self.states
         modes = dict(accesses)
@@ -304,12 +290,33 @@ class SourceDpor:
             if covered >> event & 1 or not self._conflicts(state, modes):
                 continue
             could = bool(state.enabled & cpu.bit)
-            if event < arrived or could or not is_lock:
+            known = event > arrived
+            if is_lock and not known:
+                answer = self._was_free(event, cpu)
+                known = answer is not None
+                could = bool(answer)
+            if could or not known or not is_lock:
                 # Where it is not known whether it could have gone on: exploring too much is harmless.
                 self._reverse(event, cpu, before | dependent, end)
-            if event > arrived and could:
+            if could and known:
                 covered |= state.hb
             dependent |= 1 << event
+
+    def _was_free(self, event: int, cpu: ExploredCpu) -> bool | None:
+        """Tell whether `cpu` could have taken its lock just before an event on the lock; None if unknown."""
+        mode = self.states[event].mode
+        if mode in {LOCK, UNLOCK, UNSHARE}:
+            return mode == LOCK
+        if SHARE in {cpu.mode, mode}:
+            return None  # there may be other readers, or writers that queue
+        if mode != READ:
+            return True  # a trylock
+        location = cpu.location.id
+        for earlier in range(event - 1, -1, -1):
+            state = self.states[earlier]
+            if state.location == location and state.mode != READ:
+                return None if state.mode in {SHARE, UNSHARE} else state.mode == UNLOCK
+        return True
 
     @staticmethod
     def _conflicts(state: State, modes: dict[int, Mode]) -> bool:
@@ -343,27 +350,6 @@ class SourceDpor:
                         break
         return sleep
 
-    # From one execution to the next
-
-    def finish(self, run: Run) -> bool:
-        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
-        states = self.states
-        if self._depth < len(states):
-            raise self._shorter(run)
-        while states:
-            state = states[-1]
-            state.sleep |= 1 << state.cpu
-            self._undo(state)
-            rest = state.backtrack & ~state.sleep
-            if rest:
-                state.cpu = (rest & -rest).bit_length() - 1
-                break
-            states.pop()
-        self.replayed = len(states) - 1
-        self._depth = 0
-        self._sleep = 0
-        return bool(states)
-
     def _reverse_waiting(self, run: Run, waiting: int) -> None:
         """Find the races of operations that still wait at the end of an execution.
 
@@ -391,10 +377,6 @@ class SourceDpor:
             self._records[state.location] = state.undo
         state.location = -1
 
-    def pending(self) -> int:
-        """Return the number of branches that are known and not yet explored."""
-        return sum((state.backtrack & ~state.sleep & ~(1 << state.cpu)).bit_count() for state in self.states)
-
     def _diverged(self, depth: int, cpu: ExploredCpu, mode: Mode) -> NondeterministicProgram:
         state = self.states[depth]
         return NondeterministicProgram(
@@ -411,9 +393,71 @@ class SourceDpor:
             " depend on time, chance or hashing"
         )
 
-    def _shorter(self, run: Run) -> NondeterministicProgram:
-        return NondeterministicProgram(
+    def _check_length(self, run: Run) -> None:
+        """Refuse an execution that ended within the prefix that it should have had."""
+        if self._depth == len(self.states):
+            return
+        raise NondeterministicProgram(
             f"the program is not deterministic: it now ends after {self._depth} steps ({run.end}), but the same"
             f" schedule went on to step {len(self.states)} before; shared state must be created afresh for each"
             " execution, and nothing may depend on time, chance or hashing"
         )
+
+
+class SourceDpor(Dpor):
+    """The chooser of source-DPOR.
+
+    Where a race is found, one initial of the reversed sequence is added to the backtrack set of pre(E, event), so
+    that in the end it is a *source set*: it has an initial of every sequence that can follow.
+    """
+
+    name = "source"
+
+    @override
+    def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
+        states = self.states
+        source = states[event]
+        covered = source.backtrack | source.sleep
+        if not source.enabled & ~covered:
+            return
+        sequence = 0  # v = notdep(event) followed by the operation of `cpu`
+        choice = 0
+        for position in range(event + 1, end):
+            state = states[position]
+            if state.hb >> event & 1:
+                continue
+            if not state.hb & sequence:
+                initial = 1 << state.cpu
+                if initial & covered:
+                    return
+                choice = choice or initial
+            sequence |= 1 << position
+        if not hb & sequence:
+            if cpu.bit & covered or not cpu.bit & source.enabled:
+                return  # it goes first already, or would have to wait and nothing in v ends that
+            choice = cpu.bit
+        if not choice & source.enabled:
+            raise MmrefInternalError(f"CPU set {choice:b} is to go first at step {event}, where it cannot")
+        source.backtrack |= choice
+
+    def finish(self, run: Run) -> bool:
+        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
+        states = self.states
+        self._check_length(run)
+        while states:
+            state = states[-1]
+            state.sleep |= 1 << state.cpu
+            self._undo(state)
+            rest = state.backtrack & ~state.sleep
+            if rest:
+                state.cpu = (rest & -rest).bit_length() - 1
+                break
+            states.pop()
+        self.replayed = len(states) - 1
+        self._depth = 0
+        self._sleep = 0
+        return bool(states)
+
+    def pending(self) -> int:
+        """Return the number of branches that are known and not yet explored."""
+        return sum((state.backtrack & ~state.sleep & ~(1 << state.cpu)).bit_count() for state in self.states)

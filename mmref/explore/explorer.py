@@ -14,6 +14,7 @@ from mmref.explore.dpor import SourceDpor
 from mmref.explore.enumeration import Enumeration
 from mmref.explore.errors import NondeterministicProgram, StepLimit
 from mmref.explore.locations import THREAD
+from mmref.explore.optimal import OptimalDpor
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
 from mmref.explore.report import Completed, Progress, Report
 from mmref.explore.schedule import FollowSchedule, Schedule
@@ -39,7 +40,11 @@ class Engine(Chooser, Protocol):
         """Return the number of branches that are known and not yet explored."""
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"source": SourceDpor, "enumerate": Enumeration}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "source": SourceDpor,
+    "optimal": OptimalDpor,
+    "enumerate": Enumeration,
+}
 
 Resolver = Callable[[str], tuple[Program | Scenario, object | None]]
 """Finds the program and strategy that the front part of a schedule string names."""
@@ -72,7 +77,8 @@ def explore(
         executor: not available yet.
         max_executions: give up after so many executions, blocked ones included.
         progress: called a few times per second.
-        engine: the algorithm, one of `ENGINES`: "source" (source-DPOR) or "enumerate" (all schedules).
+        engine: the algorithm, one of `ENGINES`: "source" (source-DPOR), "optimal" (with wakeup trees) or
+            "enumerate" (all schedules).
         on_execution: called after each complete execution.
         stop_at_first: end with the first finding; otherwise explore everything and keep the first.
         max_steps: accesses after which one execution is taken to be endless.

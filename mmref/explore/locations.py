@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmref.explore.scheduler import Run, Worker
 
 __all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "SHARE", "TRYINC", "UNLOCK", "UNSHARE",
-           "WRITE", "Accesses", "Effect", "Location", "Mode", "conflict", "note", "point", "point_all"]
+           "WRITE", "Accesses", "Effect", "Location", "Mode", "conflict", "note", "point", "point_all", "reserve"]
 
 Mode: TypeAlias = int
 
@@ -103,36 +103,45 @@ class Location:
     """One shared cell.
 
     Attributes:
-        id: its number in order of creation within this execution, the same whenever the same schedule is run;
-            -1 outside an exploration.
+        id: a number that is the same in every execution in which the creating CPU has seen the same; -1 outside
+            an exploration. (The low byte tells the creator, 0 for set-up, the rest counts what it has created.)
         version: number of the step that last changed it; 0 if none has.
         run: the execution in which it was created, if any.
     """
 
     __slots__ = ("_name", "id", "run", "version")
 
-    def __init__(self, name: LocationName = None) -> None:
+    def __init__(self, name: LocationName = None, id: int | None = None) -> None:
         """Create a location.
+
+        A location that is only created when it is first accessed must take its id from `reserve()`: which CPU
+        comes first depends on the schedule, and its id must not.
 
         Args:
             name: text, or a callable or an (owner, suffix) pair from which the text is made if ever needed.
+            id: one of the numbers that `reserve()` has returned.
         """
         self._name = name
         self.version = 0
         run = THREAD.run
         self.run = run
-        if run is None:
+        if id is not None:
+            self.id = id
+        elif run is None:
             self.id = -1
         else:
-            self.id = run.locations_created
-            run.locations_created += 1
+            creator = run.current if run.live else run
+            self.id = creator.next_location
+            creator.next_location += 256
 
     @property
     def name(self) -> str:
         """What to call it in a report."""
         name = self._name
         if name is None:
-            return f"{type(self).__name__.lower()} {self.id}"
+            creator = self.id & 255
+            by = f" of CPU {creator - 1}" if creator else ""
+            return f"{type(self).__name__.lower()} {self.id >> 8}{by}"
         if isinstance(name, str):
             return name
         if isinstance(name, tuple):
@@ -141,6 +150,23 @@ class Location:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def reserve(count: int) -> Sequence[int]:
+    """Set ids aside for locations that belong to an object but are created only when they are first needed.
+
+    Call it where the object is created, and give `Location` the element that stands for the place in the object.
+
+    >>> places = reserve(64)
+    >>> location = Location("slot 5", places[5])
+    """
+    run = THREAD.run
+    if run is None:
+        return (-1,) * count
+    creator = run.current if run.live else run
+    first = creator.next_location
+    creator.next_location = first + 256 * count
+    return range(first, first + 256 * count, 256)
 
 
 def point(

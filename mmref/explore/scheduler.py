@@ -120,6 +120,7 @@ class ExploredCpu(Cpu):
 
     Attributes:
         bit: ``1 << id``, its place in sets of CPUs.
+        next_location: the id of the next location that it creates.
         location, mode, label, effect, more: its pending operation; `more` has the further locations.
         enabled: while this says no, the pending operation cannot be performed.
         holder: who has what it waits for.
@@ -129,7 +130,8 @@ class ExploredCpu(Cpu):
     """
 
     __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "holder", "label",
-                 "location", "mode", "more", "name", "result", "run", "seen", "spin", "spun", "stack", "started",
+                 "location", "mode", "more", "name", "next_location",
+                 "result", "run", "seen", "spin", "spun", "stack", "started",
                  "waited")  # fmt: skip
 
     greenlet: Greenlet
@@ -153,6 +155,7 @@ class ExploredCpu(Cpu):
         self.entry = entry
         self.result: object = None
         self.started = False
+        self.next_location = self.id + 1
         self.guarded = False
         self.waited = False
         self.enabled: Guard | None = None
@@ -332,7 +335,7 @@ class Run:
         self.closing = False
         self.steps = 0
         self.choices: list[int] = []
-        self.locations_created = 0
+        self.next_location = 0  # the id of the next location that set-up code creates
         self.unfinished = 0
         self.guarded = 0
         self.end = COMPLETE
@@ -377,6 +380,8 @@ class Run:
         if pool is None:
             pool = THREAD.pool = []
         threads = self.execution.cpus
+        if len(threads) > 255:
+            raise UsageError(f"{len(threads)} CPUs are too many: at most 255 can be told apart")
         while len(pool) < len(threads):
             pool.append(Worker(len(pool)))
         self.cpus = [worker.cpu for worker in pool[: len(threads)]]

@@ -15,7 +15,7 @@ from mmref.explore.scheduler import Run
 
 from .programs import BIG_COUNTS, COUNTS, ORDERS, Order, ainc, casw, inc, lockinc, pc, readers
 
-ENGINES = ["source"]
+ENGINES = ["source", "optimal"]
 
 
 def named(cases: list[tuple[Callable[..., object], tuple[int, ...], int]]) -> list[object]:
@@ -33,6 +33,7 @@ def test_count(program: Callable, arguments: tuple, count: int, order: Order, en
     assert report.executions == count
     assert report.exhaustive
     assert report.holds
+    assert report.blocked == 0 or engine == "source"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -40,6 +41,7 @@ def test_count(program: Callable, arguments: tuple, count: int, order: Order, en
 def test_big_count(program: Callable, arguments: tuple, count: int, engine: str) -> None:
     report = explore(program(*arguments, order=ORDERS[1]), engine=engine)
     assert (report.executions, report.exhaustive) == (count, True)
+    assert report.blocked == 0 or engine == "source"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmref.errors import UsageError
-from mmref.explore import Cell, Mutex, NondeterministicProgram, Schedule, Trace, explore, replay
+from mmref.explore import Cell, Mutex, NondeterministicProgram, Schedule, Trace, explore, explorer, replay
 from mmref.explore.enumeration import Enumeration
 from mmref.explore.program import builder
 from mmref.explore.scheduler import Run
@@ -97,15 +97,14 @@ def test_a_schedule_may_end_early() -> None:
 def test_a_schedule_needs_a_program() -> None:
     with pytest.raises(UsageError, match="does not say what to run"):
         replay("v1:0")
-    with pytest.raises(UsageError, match="does not say what to run"):
-        replay("readers/n=2:v1:0")
     asked: list[str] = []
 
     def resolve(spec: str) -> tuple[Program, None]:
         asked.append(spec)
         return readers(2), None
 
-    assert len(replay("readers/n=2:v1:0,1,2", resolve=resolve).events) == 3
+    trace = explorer.replay("readers/n=2:v1:0,1,2", resolve=resolve)
+    assert len(trace.events) == 3
     assert asked == ["readers/n=2"]
 
 

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Optimal DPOR: source-DPOR with wakeup trees, which never starts an execution in vain.
+
+Abdulla, Aronis, Jonsson, Sagonas (POPL 2014), algorithm 2. Source-DPOR knows who should go first where a race is
+reversed, but not what should come next, and may run into a sleep set. A wakeup tree keeps the whole reversed
+sequence.
+
+Conventions in this file, besides those of `dpor.py`
+    v           notdep(event) followed by the second operation of the race: the sequence that reverses it
+    wut(E)      the wakeup tree of a state: its branches are sequences still to be explored from there, the first
+                one is under way. A node is a CPU and the operation that it will perform there
+    WI(v)       weak initials: CPUs that are initials of v, or whose next operation depends on nothing in v
+    v ~ w       "compatible": some execution begins with both, up to the order of independent events
+
+Races are reversed at the end of an execution, when all of notdep(event) is known, and each of them once: only
+those whose second operation is new in this execution.
+"""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from mmref.explore.dpor import Access, Dpor, State
+from mmref.explore.errors import NondeterministicProgram
+from mmref.explore.locations import CONFLICTS, Mode
+from mmref.explore.scheduler import ExploredCpu, Run
+
+__all__ = ["OptimalDpor"]
+
+Accesses = tuple[Access, ...]
+
+
+class Item:
+    """An element of a sequence that is to be inserted into a wakeup tree.
+
+    Attributes:
+        bit: the place of its event in sets of events; 0 for the second operation of the race.
+        hb: what happens before it, itself left out.
+    """
+
+    __slots__ = ("accesses", "bit", "cpu", "hb")
+
+    def __init__(self, cpu: int, accesses: Accesses, bit: int, hb: int) -> None:
+        self.cpu = cpu
+        self.accesses = accesses
+        self.bit = bit
+        self.hb = hb
+
+
+class Node:
+    """A node of a wakeup tree: who goes on, with which operation, and what may follow."""
+
+    __slots__ = ("accesses", "children", "cpu")
+
+    def __init__(self, cpu: int, accesses: Accesses) -> None:
+        self.cpu = cpu
+        self.accesses = accesses
+        self.children: list[Node] = []
+
+
+class _Race:
+    __slots__ = ("accesses", "cpu", "end", "event", "hb")
+
+    def __init__(self, event: int, cpu: int, accesses: Accesses, hb: int, end: int) -> None:
+        self.event = event
+        self.cpu = cpu
+        self.accesses = accesses
+        self.hb = hb
+        self.end = end
+
+
+class WakeupState(State):
+    """A state with its wakeup tree.
+
+    Attributes:
+        wut: the branches still to be explored; the first one is under way.
+        sleepers: the operations of the CPUs in `sleep`.
+        stale: sleepers that no branch of an earlier wakeup tree was sure to wake.
+    """
+
+    __slots__ = ("sleepers", "stale", "wut")
+
+    def __init__(self, enabled: int, sleep: int, cpu: int, wut: list[Node], sleepers: dict[int, Accesses]) -> None:
+        super().__init__(enabled, sleep, cpu)
+        self.wut = wut
+        self.sleepers = sleepers
+        self.stale = 0
+
+
+def _dependent(one: Accesses, other: Accesses) -> bool:
+    for location, mode in one:
+        for place, further in other:
+            if location == place and CONFLICTS[mode] >> further & 1:
+                return True
+    return False
+
+
+def _accesses(state: State) -> Accesses:
+    return ((state.location, state.mode), *state.more)
+
+
+class OptimalDpor(Dpor):
+    """The chooser of optimal DPOR."""
+
+    name = "optimal"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._races: list[_Race] = []
+        self._stale = 0
+        self._subtree: list[Node] = []  # what the last event's node says about the next state
+
+    @override
+    def _new_state(self, enabled: int, cpu: int) -> int:
+        """Follow the wakeup tree where there is one."""
+        assert self._run is not None
+        sleep = self._sleep
+        wut = self._subtree
+        while wut and not enabled & ~sleep & 1 << wut[0].cpu:
+            wut.pop(0)  # the second operation of a race waits after all
+        stale = self._stale & sleep
+        if wut:
+            cpu = wut[0].cpu
+        else:
+            stale = sleep
+            wut = [Node(cpu, ())]
+        sleepers: dict[int, Accesses] = {}
+        if sleep:
+            for other in self._run.cpus:
+                if sleep & other.bit:
+                    sleepers[other.id] = tuple((location.id, mode) for location, mode in other.accesses())
+        state = WakeupState(enabled, sleep, cpu, wut, sleepers)
+        state.stale = self._stale = stale
+        self.states.append(state)
+        return cpu
+
+    @override
+    def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
+        """Order the event, and go down the wakeup tree with it."""
+        depth = self._depth
+        super().executed(cpu, mode)
+        if depth < self.replayed:
+            return
+        state = self.states[depth]
+        assert isinstance(state, WakeupState)
+        node = state.wut[0]
+        accesses = _accesses(state)
+        if node.accesses and node.accesses[0][0] != accesses[0][0]:
+            raise NondeterministicProgram(
+                f"{cpu.name} was expected to access location {node.accesses[0][0]} at step {depth}, not"
+                f" {cpu.location.name} (location {accesses[0][0]}): a location that is created when it is first"
+                " accessed must have an id from reserve()"
+            )
+        node.accesses = accesses
+        self._subtree = node.children
+        self._stale = state.stale
+
+    @override
+    def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
+        # Before `event`, a conditional operation may have the effect that it does not have now.
+        accesses = ((cpu.location.id, cpu.mode), *((location.id, mode) for location, mode in cpu.more or ()))
+        self._races.append(_Race(event, cpu.id, accesses, hb, end))
+
+    def _reverse_now(self, race: _Race) -> None:
+        """Insert the sequence that reverses a race, unless what it leads to has been explored."""
+        state = self.states[race.event]
+        assert isinstance(state, WakeupState)
+        sequence: list[Item] = []
+        for position in range(race.event + 1, len(self.states)):
+            if position == race.end:
+                continue
+            later = self.states[position]
+            if not later.hb >> race.event & 1:
+                bit = 1 << position
+                sequence.append(Item(later.cpu, _accesses(later), bit, later.hb & ~bit))
+        sequence.append(Item(race.cpu, race.accesses, 0, race.hb))
+        first = sequence[0]
+        if len(sequence) == 1 and not state.enabled >> first.cpu & 1:
+            return  # it would have to wait, and nothing ends that
+        for sleeper, accesses in state.sleepers.items():
+            place = self._weak_initial(sleeper, accesses, sequence)
+            if place is not None and (place < len(sequence) or not state.stale >> sleeper & 1):
+                return
+        self._insert(state.wut, sequence)
+
+    @staticmethod
+    def _weak_initial(cpu: int, accesses: Accesses, sequence: list[Item]) -> int | None:
+        """Return where in a sequence a CPU's operation stands that could go first.
+
+        The length of the sequence if it is independent of the whole of it; None if it could not go first.
+        """
+        earlier = 0
+        for place, item in enumerate(sequence):
+            if item.cpu == cpu:
+                return None if item.hb & earlier else place
+            earlier |= item.bit
+        if any(_dependent(accesses, item.accesses) for item in sequence):
+            return None
+        return len(sequence)
+
+    def _insert(self, branches: list[Node], sequence: list[Item]) -> None:
+        """Add a sequence to a wakeup tree, unless a leaf is compatible with it."""
+        while True:
+            for node in branches:
+                place = self._weak_initial(node.cpu, node.accesses, sequence)
+                if place is None:
+                    continue
+                if place < len(sequence):
+                    sequence = sequence[:place] + sequence[place + 1 :]
+                if not node.children or not sequence:
+                    return
+                branches = node.children
+                break
+            else:
+                for item in sequence:
+                    node = Node(item.cpu, item.accesses)
+                    branches.append(node)
+                    branches = node.children
+                return
+
+    def finish(self, run: Run) -> bool:
+        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
+        self._check_length(run)
+        for race in self._races:
+            self._reverse_now(race)
+        self._races.clear()
+        states = self.states
+        while states:
+            state = states[-1]
+            assert isinstance(state, WakeupState)
+            state.sleep |= 1 << state.cpu
+            state.sleepers[state.cpu] = _accesses(state)
+            self._undo(state)
+            wut = state.wut
+            wut.pop(0)
+            while wut and not state.enabled & ~state.sleep & 1 << wut[0].cpu:
+                wut.pop(0)
+            if wut:
+                state.cpu = wut[0].cpu
+                break
+            states.pop()
+        self.replayed = len(states) - 1
+        self._depth = 0
+        self._sleep = 0
+        self._subtree = []
+        return bool(states)
+
+    def pending(self) -> int:
+        """Return the number of branches that are known and not yet explored."""
+        return sum(len(state.wut) - 1 for state in self.states if isinstance(state, WakeupState))
