@@ -47,6 +47,42 @@ class Item:
         self.hb = hb
 
 
+class Sequence:
+    """A sequence to be inserted, and what has to be known of it.
+
+    Attributes:
+        items: its elements.
+    """
+
+    __slots__ = ("_places", "_touched", "items")
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self._places: dict[int, int] = {}  # CPU -> where its first element stands, or -1 if that is no initial
+        self._touched: dict[int, int] = {}  # location -> set of the modes in which it is accessed
+        earlier = 0
+        for place, item in enumerate(items):
+            if item.cpu not in self._places:
+                self._places[item.cpu] = -1 if item.hb & earlier else place
+            earlier |= item.bit
+            for location, mode in item.accesses:
+                self._touched[location] = self._touched.get(location, 0) | 1 << mode
+
+    def weak_initial(self, cpu: int, accesses: Accesses) -> int | None:
+        """Return where the operation of a CPU stands that could go first.
+
+        The length of the sequence if it is not in there and independent of everything that is; None if it could
+        not go first.
+        """
+        place = self._places.get(cpu)
+        if place is not None:
+            return None if place < 0 else place
+        for location, mode in accesses:
+            if CONFLICTS[mode] & self._touched.get(location, 0):
+                return None
+        return len(self.items)
+
+
 class Node:
     """A node of a wakeup tree: who goes on, with which operation, and what may follow."""
 
@@ -75,28 +111,22 @@ class WakeupState(State):
     Attributes:
         wut: the branches still to be explored; the first one is under way.
         sleepers: the operations of the CPUs in `sleep`.
+        accesses: what its event accessed.
         stale: sleepers that no branch of an earlier wakeup tree was sure to wake.
     """
 
-    __slots__ = ("sleepers", "stale", "wut")
+    __slots__ = ("accesses", "sleepers", "stale", "wut")
 
     def __init__(self, enabled: int, sleep: int, cpu: int, wut: list[Node], sleepers: dict[int, Accesses]) -> None:
         super().__init__(enabled, sleep, cpu)
         self.wut = wut
         self.sleepers = sleepers
         self.stale = 0
+        self.accesses: Accesses = ()
 
-
-def _dependent(one: Accesses, other: Accesses) -> bool:
-    for location, mode in one:
-        for place, further in other:
-            if location == place and CONFLICTS[mode] >> further & 1:
-                return True
-    return False
-
-
-def _accesses(state: State) -> Accesses:
-    return ((state.location, state.mode), *state.more)
+    def item(self, bit: int) -> Item:
+        """Return its event as an element of a sequence."""
+        return Item(self.cpu, self.accesses, bit, self.hb & ~bit)
 
 
 class OptimalDpor(Dpor):
@@ -144,7 +174,7 @@ class OptimalDpor(Dpor):
         state = self.states[depth]
         assert isinstance(state, WakeupState)
         node = state.wut[0]
-        accesses = _accesses(state)
+        accesses = state.accesses = ((state.location, state.mode), *state.more)
         if node.accesses and node.accesses[0][0] != accesses[0][0]:
             raise NondeterministicProgram(
                 f"{cpu.name} was expected to access location {node.accesses[0][0]} at step {depth}, not"
@@ -165,54 +195,41 @@ class OptimalDpor(Dpor):
         """Insert the sequence that reverses a race, unless what it leads to has been explored."""
         state = self.states[race.event]
         assert isinstance(state, WakeupState)
-        sequence: list[Item] = []
-        for position in range(race.event + 1, len(self.states)):
-            if position == race.end:
-                continue
-            later = self.states[position]
-            if not later.hb >> race.event & 1:
-                bit = 1 << position
-                sequence.append(Item(later.cpu, _accesses(later), bit, later.hb & ~bit))
-        sequence.append(Item(race.cpu, race.accesses, 0, race.hb))
-        first = sequence[0]
-        if len(sequence) == 1 and not state.enabled >> first.cpu & 1:
+        items: list[Item] = []
+        event = race.event
+        end = race.end
+        for position, later in enumerate(self.states[event + 1 :], event + 1):
+            if not later.hb >> event & 1 and position != end:
+                items.append(later.item(1 << position))  # type: ignore[attr-defined]
+        items.append(Item(race.cpu, race.accesses, 0, race.hb))
+        if len(items) == 1 and not state.enabled >> race.cpu & 1:
             return  # it would have to wait, and nothing ends that
+        sequence = Sequence(items)
         for sleeper, accesses in state.sleepers.items():
-            place = self._weak_initial(sleeper, accesses, sequence)
-            if place is not None and (place < len(sequence) or not state.stale >> sleeper & 1):
+            place = sequence.weak_initial(sleeper, accesses)
+            if place is not None and (place < len(items) or not state.stale >> sleeper & 1):
                 return
         self._insert(state.wut, sequence)
 
     @staticmethod
-    def _weak_initial(cpu: int, accesses: Accesses, sequence: list[Item]) -> int | None:
-        """Return where in a sequence a CPU's operation stands that could go first.
-
-        The length of the sequence if it is independent of the whole of it; None if it could not go first.
-        """
-        earlier = 0
-        for place, item in enumerate(sequence):
-            if item.cpu == cpu:
-                return None if item.hb & earlier else place
-            earlier |= item.bit
-        if any(_dependent(accesses, item.accesses) for item in sequence):
-            return None
-        return len(sequence)
-
-    def _insert(self, branches: list[Node], sequence: list[Item]) -> None:
+    def _insert(branches: list[Node], sequence: Sequence) -> None:
         """Add a sequence to a wakeup tree, unless a leaf is compatible with it."""
         while True:
             for node in branches:
-                place = self._weak_initial(node.cpu, node.accesses, sequence)
+                place = sequence.weak_initial(node.cpu, node.accesses)
                 if place is None:
                     continue
-                if place < len(sequence):
-                    sequence = sequence[:place] + sequence[place + 1 :]
-                if not node.children or not sequence:
+                items = sequence.items
+                if not node.children:
                     return
+                if place < len(items):
+                    if len(items) == 1:
+                        return
+                    sequence = Sequence(items[:place] + items[place + 1 :])
                 branches = node.children
                 break
             else:
-                for item in sequence:
+                for item in sequence.items:
                     node = Node(item.cpu, item.accesses)
                     branches.append(node)
                     branches = node.children
@@ -229,7 +246,7 @@ class OptimalDpor(Dpor):
             state = states[-1]
             assert isinstance(state, WakeupState)
             state.sleep |= 1 << state.cpu
-            state.sleepers[state.cpu] = _accesses(state)
+            state.sleepers[state.cpu] = state.accesses
             self._undo(state)
             wut = state.wut
             wut.pop(0)
