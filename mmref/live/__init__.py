@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mmref.live.layout import data_extents, layout_like, sparse_file
 
 if TYPE_CHECKING:
-    from mmref.live.compare import Comparison, compare
+    from mmref.live.comparing import Comparison, compare
     from mmref.live.generate import random_program
     from mmref.live.generation import Kernel
     from mmref.live.model import NotExpressed
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Comparison": "compare", "Kernel": "generation", "NotExpressed": "model", "Op": "program", "Program": "program",
-    "StepResult": "observation", "Support": "support", "compare": "compare", "random_program": "generate",
+    "Comparison": "comparing", "Kernel": "generation", "NotExpressed": "model", "Op": "program", "Program": "program",
+    "StepResult": "observation", "Support": "support", "compare": "comparing", "random_program": "generate",
     "supported": "support",
 }  # fmt: skip
 """In which module each name is; ctypes and the model are loaded when one is first asked for."""

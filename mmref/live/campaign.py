@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmref.live.compare import Comparison, compare
+from mmref.live.comparing import Comparison, compare
 from mmref.live.generate import random_program
 from mmref.live.generation import Kernel, running_kernel
 from mmref.live.program import Program

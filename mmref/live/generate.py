@@ -25,14 +25,21 @@ WEIGHTS = {
     "splice_file_to_pipe": 2,
     "mlock": 3,
     "munlock": 2,
-    "mmap2": 3,
-    "map2_read_pages": 2,
-    "munmap2": 1,
-    "madvise_collapse_map2": 2,
+    "mmap2": 4,
+    "map2_read_pages": 10,
+    "munmap2": 3,
+    "madvise_collapse_map2": 6,
     "madvise": 3,
+    "mprotect": 1,
     "pread": 1,
+    "uffd_register": 1,
+    "uffd_touch": 8,
 }
 """How often each kind of operation is drawn, relative to the others."""
+
+
+_NEEDS_SECOND = ("map2_read_pages", "munmap2", "madvise_collapse_map2")
+_TOUCHES = ("map_read_pages", "map_write_pages", "vmsplice_pin", "mlock", "mprotect")
 
 
 class Writer:
@@ -49,27 +56,50 @@ class Writer:
         self.pages = self.huge * HUGE_PAGES
         self.gen = 0
         self.second = False
+        self.private = False
+        self.watched = 0  # which mapping a userfaultfd watches: 1, 2 or none
+        self.size = self.pages * PAGE  # of the file (bytes), if everything so far was done
+        self.first2 = 0  # first page of the second mapping
 
     def start(self) -> list[Op]:
         """Create the file, sometimes with its end inside a huge page, and map all of its huge pages."""
         size = self.pages * PAGE
         if self.rng.random() < 0.3:
             size -= self._amount(HUGE)
+        self.size = size
         length = self.pages * PAGE
         if self.rng.random() < 0.05:
             length -= PAGE * self.rng.choice((1, 7, 256))
-        return [Op("memfd", {"size": size}), Op("mmap", {"len": length})]
+        mapping: dict[str, int | str] = {"len": length}
+        self.private = self.rng.random() < 0.06
+        if self.private:
+            mapping["flags"] = "private"
+        return [Op("memfd", {"size": size}), Op("mmap", mapping)]
 
     def draw(self) -> Op:
         """Draw one operation."""
         while True:
             kind = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-            if kind in ("map2_read_pages", "munmap2", "madvise_collapse_map2") and not self.second:
-                continue
-            if kind == "mmap2" and self.second:
+            if not self._possible(kind):
                 continue
             drawn: Op = getattr(self, "_" + kind)()
             return drawn
+
+    def _possible(self, kind: str) -> bool:
+        """Whether an operation makes sense now.
+
+        What a userfaultfd watches is only touched by `uffd_touch`: the faults that system calls take there are not
+        for it, and fail.
+        """
+        if kind in _NEEDS_SECOND:
+            return self.second and (self.watched != 2 or kind == "madvise_collapse_map2")
+        if kind == "mmap2":
+            return not self.second
+        if kind == "uffd_register":
+            return not self.watched
+        if kind == "uffd_touch":
+            return bool(self.watched) and bool(self._watched_pages())
+        return self.watched != 1 or kind not in _TOUCHES
 
     # Amounts: whole ranges, ends of ranges and single pages are drawn more often than chance would -----------
 
@@ -128,6 +158,8 @@ class Writer:
         lo, hi = self._pages()
         self.gen = self.gen % 250 + 1
         step: dict[str, int] = {"step": self.rng.choice((2, 3, 16))} if self.rng.random() < 0.15 else {}
+        if name == "pwrite_pages":
+            self.size = max(self.size, (range(lo, hi, step.get("step", 1))[-1] + 1) * PAGE)
         return Op(name, {"lo": lo, "hi": hi, "gen": self.gen, **step})
 
     def _map_read_pages(self) -> Op:
@@ -150,7 +182,10 @@ class Writer:
         return Op("madvise", {"advice": advice, "off": lo * PAGE, "len": (hi - lo) * PAGE})
 
     def _fallocate(self) -> Op:
-        return Op("fallocate", {"mode": self.rng.choice(("0", "KEEP_SIZE")), **self._bytes()})
+        mode, where = self.rng.choice(("0", "KEEP_SIZE")), self._bytes()
+        if mode == "0":
+            self.size = max(self.size, where["off"] + where["len"])
+        return Op("fallocate", {"mode": mode, **where})
 
     def _punch(self) -> Op:
         return Op("fallocate", {"mode": "PUNCH_HOLE", **self._bytes()})
@@ -159,7 +194,8 @@ class Writer:
         size = self.pages * PAGE
         if self.rng.random() < 0.65:
             size -= self._amount(size) if self.rng.random() < 0.5 else self._amount(HUGE)
-        return Op("ftruncate", {"size": max(size, 0)})
+        self.size = max(size, 0)
+        return Op("ftruncate", {"size": self.size})
 
     def _vmsplice_pin(self) -> Op:
         return Op("vmsplice_pin", {"page": self._page()})
@@ -183,7 +219,26 @@ class Writer:
         self.second = True
         first = self.rng.randrange(self.huge)
         off = first * HUGE + (PAGE if self.rng.random() < 0.2 else 0)
+        self.first2 = off // PAGE
         return Op("mmap2", {"len": self.pages * PAGE - off, "off": off})
+
+    def _mprotect(self) -> Op:
+        lo, hi = self._pages()
+        prot = self.rng.choice(("r", "rw", "rw"))
+        return Op("mprotect", {"off": lo * PAGE, "len": (hi - lo) * PAGE, "prot": prot})
+
+    def _uffd_register(self) -> Op:
+        self.watched = 2 if self.second and self.rng.random() < 0.5 else 1
+        mode = self.rng.choice(("MISSING", "MISSING", "MINOR", "WP", "MISSING|MINOR"))
+        return Op("uffd_register", {"mode": mode, "vma": self.watched})
+
+    def _uffd_touch(self) -> Op:
+        page = self.rng.choice(self._watched_pages())
+        return Op("uffd_touch", {"page": page, "write": int(self.rng.random() < 0.3)})
+
+    def _watched_pages(self) -> range:
+        """Pages that can be touched: behind the end of the file that would be the end of the process."""
+        return range(self.first2 if self.watched == 2 else 0, min(-(-self.size // PAGE), self.pages - 256))
 
     def _munmap2(self) -> Op:
         self.second = False

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import json
 import os
 import resource
 import select
 import signal
+import struct
 import time
 import warnings
 from types import TracebackType
 from typing import Any, NoReturn
 
 from mmref.errors import MmrefError, UsageError
-from mmref.live import syscalls
-from mmref.live.observation import Observation, StepResult, content_tags, page_content, runs
+from mmref.live import syscalls, uffd
+from mmref.live.observation import SMAPS, Observation, StepResult, content_tags, page_content, runs
 from mmref.live.program import HUGE, HUGE_PAGES, PAGE, Op, Program
 
 __all__ = ["CannotRun", "ChildDied", "KernelFile", "KernelProcess", "run_on_kernel"]
@@ -63,6 +65,9 @@ class KernelFile:
         self.mapped = 0
         self.ranges = 1
         self.pipes: list[int] = []
+        self.watch: uffd.Watch | None = None
+        self.watched = 0
+        self.watched_span = (0, 0)
         self.reader, self.writer = os.pipe()
 
     def step(self, op: Op) -> StepResult:
@@ -91,7 +96,7 @@ class KernelFile:
             resident = syscalls.mincore(address, self.ranges * HUGE_PAGES)
         finally:
             syscalls.munmap(address, self.ranges * HUGE)
-        return {
+        seen: Observation = {
             "size": stat.st_size,
             "blocks": stat.st_blocks,
             "data": self.data_extents(stat.st_size),
@@ -99,6 +104,15 @@ class KernelFile:
             "content": content,
             "mixed": mixed,
         }
+        if self.span is not None:
+            first = (self.span[0] - self.base) // PAGE
+            seen["core_vma"] = _shifted(runs(syscalls.mincore(self.span[0], -(-self.span[1] // PAGE)), False), first)
+            seen["pte_present"] = _shifted(runs(_present(*self.span), False), first)
+            seen["smaps"] = _smaps(*self.span)
+        if self.span2 is not None:
+            first = (self.span2[0] - self.base2) // PAGE
+            seen["vma2_pte_present"] = _shifted(runs(_present(*self.span2), False), first)
+        return seen
 
     def data_extents(self, size: int) -> list[list[int]]:
         """Walk the file with SEEK_DATA and SEEK_HOLE."""
@@ -226,6 +240,27 @@ class KernelFile:
         _mapped(self.span2, "mmap2")
         syscalls.madvise(self.base2 + off, len, "MADV_COLLAPSE")
 
+    # userfaultfd -------------------------------------------------------------------------------------------------
+
+    def _do_uffd_register(self, mode: str, vma: int) -> None:
+        address, length = _mapped(self.span, "mmap") if vma == 1 else _mapped(self.span2, "mmap2")
+        try:
+            self.watch = uffd.Watch(address, length, mode)
+        except uffd.NoUserfaultfd as error:
+            raise CannotRun(str(error)) from None
+        self.watched = self.base if vma == 1 else self.base2
+        self.watched_span = address, length
+
+    def _do_uffd_touch(self, page: int, write: int) -> int:
+        if self.watch is None:
+            raise UsageError("Nothing is watched yet; put uffd_register(mode=..., vma=1) before it.")
+        address, length = self.watched_span
+        offset = self.watched + page * PAGE
+        if not address <= offset < address + length or page * PAGE >= os.fstat(self.fd).st_size:
+            raise UsageError(f"Page {page} is not mapped there, or behind the end of the file; choose another one.")
+        events, _ = self.watch.touch(offset, bool(write))
+        return events
+
     # References ----------------------------------------------------------------------------------------------
 
     def _do_vmsplice_pin(self, page: int) -> int:
@@ -242,6 +277,35 @@ class KernelFile:
     def _do_pipe_close(self) -> None:
         while self.pipes:
             os.close(self.pipes.pop())
+
+
+def _shifted(found: list[list[Any]], by: int) -> list[list[int]]:
+    return [[first + by, behind + by] for first, behind, _ in found]
+
+
+def _present(address: int, length: int) -> list[bool]:
+    """Ask which pages of a mapping the page tables have. Kernel: pagemap_read(), fs/proc/task_mmu.c."""
+    pages = -(-length // PAGE)
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        entries = os.pread(pagemap.fileno(), pages * 8, address // PAGE * 8)
+    return [bool(entry >> 63) for (entry,) in struct.iter_unpack("=Q", entries)]
+
+
+def _smaps(address: int, length: int) -> dict[str, int]:
+    """Add up what /proc/self/smaps says of a mapping (kB)."""
+    found = dict.fromkeys(SMAPS, 0)
+    inside = False
+    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as lines:  # by address: ours come first
+        for line in lines:
+            key, _, value = line.partition(":")
+            if "-" in key:
+                start = int(key.partition("-")[0], 16)
+                if start >= address + length:
+                    break
+                inside = start >= address
+            elif inside and key in found:
+                found[key] += int(value.split()[0])
+    return found
 
 
 class _SigBus(Exception):
@@ -358,6 +422,7 @@ def _pipe_for_writing() -> tuple[int, int]:
 def _serve(requests: int, answers: int) -> NoReturn:
     """Answer requests until there are no more: what the child does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    faulthandler.disable()  # a signal that ends the child is reported by the parent
     file = KernelFile()
     with os.fdopen(requests) as lines:
         for line in lines:

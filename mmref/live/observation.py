@@ -16,10 +16,13 @@ from zlib import crc32
 
 from mmref.live.program import PAGE
 
-__all__ = ["MIXED", "Observation", "StepResult", "checksum", "content_tags", "page_content", "runs"]
+__all__ = ["MIXED", "SMAPS", "Observation", "StepResult", "checksum", "content_tags", "page_content", "runs"]
 
 MIXED = -1
 """The tag of a page that holds neither zeros nor what one generation wrote."""
+
+SMAPS = ("Rss", "Anonymous", "ShmemPmdMapped", "FilePmdMapped")
+"""Which lines of /proc/self/smaps are looked at."""
 
 ZEROS = bytes(PAGE)
 
@@ -36,7 +39,13 @@ class Observation(TypedDict, total=False):
     core_cache: list[list[int]]
     """Resident pages by mincore(2) through a fresh mapping, [first, behind)."""
     core_vma: list[list[int]]
-    """The same through the main mapping."""
+    """The same through the main mapping, in pages of the file."""
+    pte_present: list[list[int]]
+    """Pages of the file that the page tables of the main mapping have, [first, behind)."""
+    vma2_pte_present: list[list[int]]
+    """The same for the second mapping."""
+    smaps: dict[str, int]
+    """What /proc/self/smaps says of the main mapping: each of `SMAPS` (kB)."""
     content: list[list[int]]
     """Runs of pages [first, behind, tag] by pread(2)."""
     mixed: list[list[int]]

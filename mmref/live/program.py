@@ -42,6 +42,8 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "madvise": (("advice", "off", "len"), ()),
     "fallocate": (("mode", "off", "len"), ()),
     "ftruncate": (("size",), ()),
+    "uffd_register": (("mode", "vma"), ()),
+    "uffd_touch": (("page", "write"), ()),
     "vmsplice_pin": (("page",), ()),
     "splice_file_to_pipe": (("page",), ()),
     "pipe_close": ((), ()),
