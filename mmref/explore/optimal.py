@@ -34,7 +34,7 @@ class Item:
     """An element of a sequence that is to be inserted into a wakeup tree.
 
     Attributes:
-        bit: the place of its event in sets of events; 0 for the second operation of the race.
+        bit: its place in sets of events; for the second operation of the race, a place after all events.
         hb: what happens before it, itself left out.
     """
 
@@ -48,39 +48,52 @@ class Item:
 
 
 class Sequence:
-    """A sequence to be inserted, and what has to be known of it.
+    """A sequence to be inserted, from which elements are taken on the way down a wakeup tree."""
 
-    Attributes:
-        items: its elements.
-    """
-
-    __slots__ = ("_places", "_touched", "items")
+    __slots__ = ("_items", "_lanes", "_remaining", "_touched")
 
     def __init__(self, items: list[Item]) -> None:
-        self.items = items
-        self._places: dict[int, int] = {}  # CPU -> where its first element stands, or -1 if that is no initial
-        self._touched: dict[int, int] = {}  # location -> set of the modes in which it is accessed
-        earlier = 0
-        for place, item in enumerate(items):
-            if item.cpu not in self._places:
-                self._places[item.cpu] = -1 if item.hb & earlier else place
-            earlier |= item.bit
-            for location, mode in item.accesses:
-                self._touched[location] = self._touched.get(location, 0) | 1 << mode
+        self._items = items
+        self._remaining = 0
+        self._lanes: dict[int, list[Item]] = {}  # the elements of each CPU, the first one last
+        self._touched: dict[int, int] | None = None  # location -> set of the modes in which it is accessed
+        lanes = self._lanes
+        for item in reversed(items):
+            self._remaining |= item.bit
+            if item.cpu in lanes:
+                lanes[item.cpu].append(item)
+            else:
+                lanes[item.cpu] = [item]
 
-    def weak_initial(self, cpu: int, accesses: Accesses) -> int | None:
-        """Return where the operation of a CPU stands that could go first.
+    def __bool__(self) -> bool:
+        return self._remaining != 0
 
-        The length of the sequence if it is not in there and independent of everything that is; None if it could
-        not go first.
-        """
-        place = self._places.get(cpu)
-        if place is not None:
-            return None if place < 0 else place
-        for location, mode in accesses:
-            if CONFLICTS[mode] & self._touched.get(location, 0):
-                return None
-        return len(self.items)
+    def remaining(self) -> list[Item]:
+        """Return the elements that have not been taken."""
+        return [item for item in self._items if item.bit & self._remaining]
+
+    def initial(self, cpu: int) -> bool:
+        """Tell whether the CPU is an initial."""
+        lane = self._lanes.get(cpu)
+        return bool(lane) and not lane[-1].hb & self._remaining  # type: ignore[index]
+
+    def independent(self, cpu: int, accesses: Accesses) -> bool:
+        """Tell whether this operation of a CPU depends on nothing in the sequence."""
+        if self._lanes.get(cpu):
+            return False
+        touched = self._touched
+        if touched is None:
+            touched = self._touched = {}
+            for item in self._items:
+                if item.bit & self._remaining:
+                    for location, mode in item.accesses:
+                        touched[location] = touched.get(location, 0) | 1 << mode
+        return not any(CONFLICTS[mode] & touched.get(location, 0) for location, mode in accesses)
+
+    def take(self, cpu: int) -> None:
+        """Take the first element of a CPU out."""
+        self._remaining &= ~self._lanes[cpu].pop().bit
+        self._touched = None
 
 
 class Node:
@@ -111,22 +124,18 @@ class WakeupState(State):
     Attributes:
         wut: the branches still to be explored; the first one is under way.
         sleepers: the operations of the CPUs in `sleep`.
-        accesses: what its event accessed.
+        item: its event, as an element of sequences.
         stale: sleepers that no branch of an earlier wakeup tree was sure to wake.
     """
 
-    __slots__ = ("accesses", "sleepers", "stale", "wut")
+    __slots__ = ("item", "sleepers", "stale", "wut")
 
     def __init__(self, enabled: int, sleep: int, cpu: int, wut: list[Node], sleepers: dict[int, Accesses]) -> None:
         super().__init__(enabled, sleep, cpu)
         self.wut = wut
         self.sleepers = sleepers
         self.stale = 0
-        self.accesses: Accesses = ()
-
-    def item(self, bit: int) -> Item:
-        """Return its event as an element of a sequence."""
-        return Item(self.cpu, self.accesses, bit, self.hb & ~bit)
+        self.item = Item(cpu, (), 0, 0)
 
 
 class OptimalDpor(Dpor):
@@ -174,7 +183,9 @@ class OptimalDpor(Dpor):
         state = self.states[depth]
         assert isinstance(state, WakeupState)
         node = state.wut[0]
-        accesses = state.accesses = ((state.location, state.mode), *state.more)
+        accesses = ((state.location, state.mode), *state.more)
+        bit = 1 << depth
+        state.item = Item(cpu.id, accesses, bit, state.hb & ~bit)
         if node.accesses and node.accesses[0][0] != accesses[0][0]:
             raise NondeterministicProgram(
                 f"{cpu.name} was expected to access location {node.accesses[0][0]} at step {depth}, not"
@@ -200,14 +211,15 @@ class OptimalDpor(Dpor):
         end = race.end
         for position, later in enumerate(self.states[event + 1 :], event + 1):
             if not later.hb >> event & 1 and position != end:
-                items.append(later.item(1 << position))  # type: ignore[attr-defined]
-        items.append(Item(race.cpu, race.accesses, 0, race.hb))
+                items.append(later.item)  # type: ignore[attr-defined]
+        items.append(Item(race.cpu, race.accesses, 1 << len(self.states), race.hb))
         if len(items) == 1 and not state.enabled >> race.cpu & 1:
             return  # it would have to wait, and nothing ends that
         sequence = Sequence(items)
         for sleeper, accesses in state.sleepers.items():
-            place = sequence.weak_initial(sleeper, accesses)
-            if place is not None and (place < len(items) or not state.stale >> sleeper & 1):
+            if sequence.initial(sleeper):
+                return
+            if not state.stale >> sleeper & 1 and sequence.independent(sleeper, accesses):
                 return
         self._insert(state.wut, sequence)
 
@@ -216,20 +228,16 @@ class OptimalDpor(Dpor):
         """Add a sequence to a wakeup tree, unless a leaf is compatible with it."""
         while True:
             for node in branches:
-                place = sequence.weak_initial(node.cpu, node.accesses)
-                if place is None:
+                if sequence.initial(node.cpu):
+                    sequence.take(node.cpu)
+                elif not sequence.independent(node.cpu, node.accesses):
                     continue
-                items = sequence.items
-                if not node.children:
+                if not node.children or not sequence:
                     return
-                if place < len(items):
-                    if len(items) == 1:
-                        return
-                    sequence = Sequence(items[:place] + items[place + 1 :])
                 branches = node.children
                 break
             else:
-                for item in sequence.items:
+                for item in sequence.remaining():
                     node = Node(item.cpu, item.accesses)
                     branches.append(node)
                     branches = node.children
@@ -246,7 +254,7 @@ class OptimalDpor(Dpor):
             state = states[-1]
             assert isinstance(state, WakeupState)
             state.sleep |= 1 << state.cpu
-            state.sleepers[state.cpu] = state.accesses
+            state.sleepers[state.cpu] = state.item.accesses
             self._undo(state)
             wut = state.wut
             wut.pop(0)
