@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The XArray beside what one would use instead: dict, SortedDict, a C B-tree, and the specialists for ranges and sets.
+
+    python -m pytest benchmarks/test_xarray.py --benchmark-only --benchmark-group-by=group
+
+One group per operation; within a group every contender does the same work, and what pytest-benchmark shows is for
+the whole of that work (the group's name says how many operations that is). Medians are what docs/xarray.md quotes.
+
+The array is the slow part's language (pure Python); dict, SortedDict's own dict, LOBTree and pyroaring are C.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from BTrees.LOBTree import LOBTree
+from intervaltree import IntervalTree
+from pyroaring import BitMap64
+from sortedcontainers import SortedDict, SortedSet
+
+from mmref.xarray import ULONG_MAX, XA_FLAGS_ALLOC, XArray, XaState
+
+SMALL = 4_096
+LARGE = 1_000_000
+ENTRY = object()
+CHANCE = random.Random(1)
+KEYS = CHANCE.sample(range(SMALL), SMALL)
+FEW_OF_MANY = CHANCE.sample(range(LARGE), SMALL)
+
+Benchmark = Any  # pytest_benchmark.fixture.BenchmarkFixture, which ships no types
+
+
+def array(size: int) -> XArray[Any]:
+    xa: XArray[Any] = XArray()
+    xa.update((index, ENTRY) for index in range(size))
+    return xa
+
+
+def filled(kind: type, size: int) -> Any:
+    return kind([(index, ENTRY) for index in range(size)])
+
+
+MAKERS: dict[str, Callable[[int], Any]] = {
+    "XArray": array,
+    "dict": lambda size: filled(dict, size),
+    "SortedDict": lambda size: filled(SortedDict, size),
+    "LOBTree": lambda size: filled(LOBTree, size),
+}
+ALL = list(MAKERS)
+ORDERED = ["XArray", "SortedDict", "LOBTree"]
+
+
+def group(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.benchmark(group=name)
+
+
+# -- one key -----------------------------------------------------------------------------------------------------
+
+
+@group(f"load, {SMALL} keys, random order")
+@pytest.mark.parametrize("name", ALL)
+def test_load_small(benchmark: Benchmark, name: str) -> None:
+    made = MAKERS[name](SMALL)
+    if name == "XArray":
+        load = made.load
+
+        def run() -> None:
+            for key in KEYS:
+                load(key)
+
+    else:
+
+        def run() -> None:
+            for key in KEYS:
+                made[key]
+
+    benchmark(run)
+
+
+@group(f"load, {SMALL} of {LARGE} keys, random order")
+@pytest.mark.parametrize("name", ALL)
+def test_load_large(benchmark: Benchmark, name: str) -> None:
+    made = MAKERS[name](LARGE)
+    if name == "XArray":
+        load = made.load
+
+        def run() -> None:
+            for key in FEW_OF_MANY:
+                load(key)
+
+    else:
+
+        def run() -> None:
+            for key in FEW_OF_MANY:
+                made[key]
+
+    benchmark(run)
+
+
+@group(f"load, {SMALL} keys in order (the XArray by cursor)")
+@pytest.mark.parametrize("name", ALL)
+def test_load_in_order(benchmark: Benchmark, name: str) -> None:
+    made = MAKERS[name](SMALL)
+    if name == "XArray":
+
+        def run() -> None:
+            step = XaState(made).next
+            for _ in range(SMALL):
+                step()
+
+    else:
+
+        def run() -> None:
+            for key in range(SMALL):
+                made[key]
+
+    benchmark(run)
+
+
+@group(f"insert {LARGE} keys in order")
+@pytest.mark.parametrize("name", ALL)
+def test_insert(benchmark: Benchmark, name: str) -> None:
+    def with_store() -> None:
+        store = XArray[Any]().store
+        for key in range(LARGE):
+            store(key, ENTRY)
+
+    def with_setitem() -> None:
+        made = MAKERS[name](0)
+        for key in range(LARGE):
+            made[key] = ENTRY
+
+    benchmark.pedantic(with_store if name == "XArray" else with_setitem, rounds=3)
+
+
+@group(f"delete {LARGE} keys in order")
+@pytest.mark.parametrize("name", ALL)
+def test_delete(benchmark: Benchmark, name: str) -> None:
+    def with_erase(made: Any) -> None:
+        erase = made.erase
+        for key in range(LARGE):
+            erase(key)
+
+    def with_delitem(made: Any) -> None:
+        for key in range(LARGE):
+            del made[key]
+
+    run = with_erase if name == "XArray" else with_delitem
+    benchmark.pedantic(run, setup=lambda: ((MAKERS[name](LARGE),), {}), rounds=3)
+
+
+# -- in order ----------------------------------------------------------------------------------------------------
+
+
+@group(f"go through {SMALL} items in order")
+@pytest.mark.parametrize("name", ALL)
+def test_iterate(benchmark: Benchmark, name: str) -> None:
+    made = MAKERS[name](SMALL)
+
+    def run() -> None:
+        for _index, _entry in made.items():
+            pass
+
+    benchmark(run)
+
+
+@group(f"the key after each of {SMALL} keys, random order")
+@pytest.mark.parametrize("name", ["XArray", "SortedDict irange", "SortedDict bisect", "LOBTree", "pyroaring"])
+def test_successor(benchmark: Benchmark, name: str) -> None:
+    made = BitMap64(range(SMALL)) if name == "pyroaring" else MAKERS[name.partition(" ")[0]](SMALL)
+
+    def array_run() -> None:
+        after = made.find_after
+        for key in KEYS:
+            after(key)
+
+    def irange_run() -> None:
+        irange = made.irange
+        for key in KEYS:
+            next(irange(key, inclusive=(False, True)), None)
+
+    def bisect_run() -> None:
+        bisect, peek = made.bisect_right, made.peekitem
+        for key in KEYS:
+            place = bisect(key)
+            if place < SMALL:
+                peek(place)
+
+    def tree_run() -> None:
+        for key in KEYS:
+            if key + 1 < SMALL:
+                made.minKey(key + 1)
+
+    def bitmap_run() -> None:
+        for key in KEYS:
+            if key + 1 < SMALL:
+                made.next_set_bit(key + 1)
+
+    runs = {"XArray": array_run, "SortedDict irange": irange_run, "SortedDict bisect": bisect_run}
+    benchmark(runs.get(name, bitmap_run if name == "pyroaring" else tree_run))
+
+
+# -- ranges ------------------------------------------------------------------------------------------------------
+
+RANGES = range(0, 512 * 256, 512)
+
+
+@group(f"one entry over 512 aligned indices, {len(RANGES)} times")
+@pytest.mark.parametrize("name", ["XArray", "SortedDict", "LOBTree", "intervaltree"])
+def test_store_range(benchmark: Benchmark, name: str) -> None:
+    def array_run() -> None:
+        xa: XArray[Any] = XArray()
+        store_range = xa.store_range
+        for first in RANGES:
+            store_range(first, first + 511, ENTRY)
+
+    def interval_run() -> None:
+        made = IntervalTree()
+        for first in RANGES:
+            made.addi(first, first + 512, ENTRY)
+
+    def mapping_run() -> None:
+        made = MAKERS[name](0)
+        for first in RANGES:
+            for index in range(first, first + 512):
+                made[index] = ENTRY
+
+    if name == "XArray":
+        benchmark(array_run)
+    else:
+        benchmark.pedantic(interval_run if name == "intervaltree" else mapping_run, rounds=5)
+
+
+@group(f"load inside ranges of 512, {SMALL} times")
+@pytest.mark.parametrize("name", ["XArray", "SortedDict of ranges", "intervaltree"])
+def test_load_in_range(benchmark: Benchmark, name: str) -> None:
+    places = [CHANCE.randrange(RANGES.stop) for _ in range(SMALL)]
+    xa: XArray[Any] = XArray()
+    tree = IntervalTree()
+    by_start = SortedDict()
+    for first in RANGES:
+        xa.store_range(first, first + 511, ENTRY)
+        tree.addi(first, first + 512, ENTRY)
+        by_start[first] = (first + 512, ENTRY)
+
+    def array_run() -> None:
+        load = xa.load
+        for place in places:
+            load(place)
+
+    def interval_run() -> None:
+        for place in places:
+            tree[place]
+
+    def bisect_run() -> None:
+        bisect, peek = by_start.bisect_right, by_start.peekitem
+        for place in places:
+            peek(bisect(place) - 1)
+
+    benchmark({"XArray": array_run, "intervaltree": interval_run}.get(name, bisect_run))
+
+
+# -- marks and free indices --------------------------------------------------------------------------------------
+
+
+@group(f"next marked of {LARGE}, one in a thousand marked, 2000 times")
+@pytest.mark.parametrize("name", ["XArray", "SortedSet", "pyroaring"])
+def test_next_marked(benchmark: Benchmark, name: str) -> None:
+    marked = range(0, LARGE, 1000)
+    places = [CHANCE.randrange(LARGE - 1000) for _ in range(2000)]
+    if name == "XArray":
+        xa = array(LARGE)
+        for index in marked:
+            xa.set_mark(index, 1)
+
+        def run() -> None:
+            find = xa.find
+            for place in places:
+                find(place, ULONG_MAX, 1)
+
+    elif name == "SortedSet":
+        indices = SortedSet(marked)
+
+        def run() -> None:
+            bisect = indices.bisect_left
+            for place in places:
+                indices[bisect(place)]
+
+    else:
+        bitmap = BitMap64(marked)
+
+        def run() -> None:
+            for place in places:
+                bitmap.next_set_bit(place)
+
+    benchmark(run)
+
+
+@group(f"lowest free id of {LARGE}, 1000 times (each given back before)")
+def test_alloc(benchmark: Benchmark) -> None:
+    xa: XArray[Any] = XArray(flags=XA_FLAGS_ALLOC)
+    for index in range(LARGE):
+        xa.store(index, ENTRY)
+    ids = CHANCE.sample(range(LARGE), 1000)
+
+    def run() -> None:
+        alloc, erase = xa.alloc, xa.erase
+        for id in ids:
+            erase(id)
+            alloc(ENTRY)
+
+    benchmark(run)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+
+@group(f"bytes an entry, {LARGE} keys (extra_info; the time is that of making it)")
+@pytest.mark.parametrize("name", ["XArray", "dict", "SortedDict"])
+def test_memory(benchmark: Benchmark, name: str) -> None:
+    keys = list(range(LARGE))  # the containers share these int objects, as the XArray needs none
+
+    def run() -> float:
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        made: Any = XArray() if name == "XArray" else {} if name == "dict" else SortedDict()
+        for key in keys:
+            made[key] = ENTRY
+        used = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        return used / LARGE
+
+    benchmark.extra_info["bytes an entry"] = round(benchmark.pedantic(run, rounds=1), 1)
+    assert sys.getsizeof(ENTRY) > 0
