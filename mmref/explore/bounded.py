@@ -118,6 +118,11 @@ class BoundedSearch:
         """Return the number of branches that are known and not yet explored."""
         return sum(len(state.choices) - 1 for state in self._states)
 
+    def left_out(self) -> str:
+        """Say by what the search was limited, if it left a schedule out."""
+        what = "preemptions" if self.preemptions_only else "context switches"
+        return f"bounded by {self.bound} {what}" if self.cut else ""
+
 
 class _State:
     """A state of the execution under way.

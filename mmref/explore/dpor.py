@@ -377,6 +377,10 @@ class Dpor:
             self._records[state.location] = state.undo
         state.location = -1
 
+    def left_out(self) -> str:
+        """Say by what the search was limited: by nothing."""
+        return ""
+
     def _diverged(self, depth: int, cpu: ExploredCpu, mode: Mode) -> NondeterministicProgram:
         state = self.states[depth]
         return NondeterministicProgram(

@@ -96,6 +96,10 @@ class Enumeration:
         """Return the number of branches that are known and not yet explored."""
         return sum(len(candidates) - 1 for candidates in self._choices)
 
+    def left_out(self) -> str:
+        """Say by what the search was limited: by nothing."""
+        return ""
+
 
 def _dependent(one: list[tuple[int, Mode]], other: list[tuple[int, Mode]]) -> bool:
     return any(

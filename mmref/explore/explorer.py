@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from mmref.errors import UsageError
+from mmref.explore.bounded import BoundedSearch
 from mmref.explore.dpor import SourceDpor
 from mmref.explore.enumeration import Enumeration
 from mmref.explore.errors import NondeterministicProgram, StepLimit
@@ -17,6 +18,7 @@ from mmref.explore.locations import THREAD
 from mmref.explore.optimal import OptimalDpor
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
 from mmref.explore.report import Completed, Progress, Report
+from mmref.explore.sampling import Pct, RandomWalk
 from mmref.explore.schedule import FollowSchedule, Schedule
 from mmref.explore.scheduler import BLOCKED, Chooser, Recorder, Run
 from mmref.explore.shrink import shrink
@@ -39,12 +41,50 @@ class Engine(Chooser, Protocol):
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
 
+    def left_out(self) -> str:
+        """Say by what the search was limited, if it has come to its end; "" if by nothing."""
 
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "source": SourceDpor,
-    "optimal": OptimalDpor,
-    "enumerate": Enumeration,
+
+ENGINES: dict[str, str] = {
+    "source": "source-DPOR with sleep sets: one complete execution per Mazurkiewicz trace",
+    "optimal": "optimal DPOR with wakeup trees: no execution is started in vain",
+    "enumerate": "every schedule, for very small programs",
+    "bounded": "every schedule with at most `bound` preemptions",
+    "random": "random schedules, drawn with `seed`",
+    "pct": "random priorities, drawn with `seed`, for bugs of depth `bound`",
 }
+"""The algorithms: name -> what it does."""
+
+DEFAULT_SAMPLES = 1_000
+"""Executions of an engine that never comes to an end by itself, if `max_executions` does not say."""
+
+
+def _make_engine(name: str | None, bound: int | None, seed: int | None) -> Engine:
+    """Return the engine that the arguments of `explore()` ask for."""
+    if name is None:
+        name = "bounded" if bound is not None and seed is None else "source" if seed is None else "random"
+    if name not in ENGINES:
+        close = difflib.get_close_matches(str(name), ENGINES, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(ENGINES)}"
+        raise UsageError(f"engine={name!r} is unknown: {hint}")
+    if bound is not None and name not in {"bounded", "pct"}:
+        raise UsageError(f"bound={bound!r} means nothing to engine {name!r}: use engine='bounded' or 'pct'")
+    if seed is not None and name not in {"random", "pct"}:
+        raise UsageError(f"seed={seed!r} means nothing to engine {name!r}: use engine='random' or 'pct'")
+    match name:
+        case "source":
+            return SourceDpor()
+        case "optimal":
+            return OptimalDpor()
+        case "enumerate":
+            return Enumeration()
+        case "bounded":
+            return BoundedSearch(2 if bound is None else bound, preemptions_only=True)
+        case "pct":
+            return Pct(seed or 0, 3 if bound is None else bound)
+        case _:
+            return RandomWalk(seed or 0)
+
 
 Resolver = Callable[[str], tuple[Program | Scenario, object | None]]
 """Finds the program and strategy that the front part of a schedule string names."""
@@ -53,14 +93,14 @@ Resolver = Callable[[str], tuple[Program | Scenario, object | None]]
 def explore(
     program: Program | Scenario,
     strategy: object | None = None,
-    bound: object | None = None,
+    bound: int | None = None,
     memory: str = "sc",
     seed: int | None = None,
     executor: object | None = None,
     max_executions: int | None = None,
     progress: Callable[[Progress], object] | None = None,
     *,
-    engine: str = "source",
+    engine: str | None = None,
     on_execution: Callable[[Completed], object] | None = None,
     stop_at_first: bool = True,
     max_steps: int = DEFAULT_MAX_STEPS,
@@ -71,14 +111,15 @@ def explore(
     Args:
         program: a function that creates the shared cells and returns one callable per thread, or a scenario.
         strategy: for a scenario: the strategy to judge.
-        bound: not available yet.
+        bound: for engine "bounded": the number of preemptions (2 if left out); for "pct": the depth of the bugs
+            looked for (3 if left out).
         memory: the memory model; "sc" (sequential consistency) is the only one yet.
-        seed: not available yet.
+        seed: for the engines "random" and "pct".
         executor: not available yet.
-        max_executions: give up after so many executions, blocked ones included.
+        max_executions: give up after so many executions, blocked ones included; random engines, which never
+            come to an end, make 1,000 if it is left out.
         progress: called a few times per second.
-        engine: the algorithm, one of `ENGINES`: "source" (source-DPOR), "optimal" (with wakeup trees) or
-            "enumerate" (all schedules).
+        engine: the algorithm, one of `ENGINES`; "source" if left out, unless a `bound` or `seed` is given.
         on_execution: called after each complete execution.
         stop_at_first: end with the first finding; otherwise explore everything and keep the first.
         max_steps: accesses after which one execution is taken to be endless.
@@ -94,19 +135,17 @@ def explore(
     >>> explore(program).executions
     4
     """
-    _refuse("bound", bound)
-    _refuse("seed", seed)
-    _refuse("executor", executor)
+    if executor is not None:
+        raise UsageError(f"executor={executor!r} is not available yet: leave executor out")
     if memory != "sc":
         raise UsageError(f"memory={memory!r} is not available: only 'sc' (sequential consistency) is")
-    if engine not in ENGINES:
-        close = difflib.get_close_matches(str(engine), ENGINES, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(ENGINES)}"
-        raise UsageError(f"engine={engine!r} is unknown: {hint}")
     for name, value in (("max_executions", max_executions), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} must be at least 1")
-    search = _Search(builder(program, strategy), ENGINES[engine](), max_steps, stop_at_first)
+    chosen = _make_engine(engine, bound, seed)
+    if max_executions is None and isinstance(chosen, RandomWalk):
+        max_executions = DEFAULT_SAMPLES
+    search = _Search(builder(program, strategy), chosen, max_steps, stop_at_first)
     try:
         return search.report(*describe(program, strategy), max_executions, progress, on_execution,
                              shrink_counterexample)  # fmt: skip
@@ -207,9 +246,10 @@ class _Search:
                 reason = "stopped at the first finding"
                 break
             if not engine.finish(run):
+                reason = engine.left_out()
                 break
             if max_executions is not None and self.executions + self.blocked >= max_executions:
-                reason = f"stopped by max_executions={max_executions}"
+                reason = engine.left_out() or f"stopped by max_executions={max_executions}"
                 break
             if progress is not None and monotonic() - last_progress > 0.2:
                 last_progress = monotonic()
@@ -240,11 +280,6 @@ class _Search:
         if on_execution is not None:
             results = [cpu.result for cpu in run.cpus]
             on_execution(Completed(self.executions, run.schedule(), Verdict.of(run), results))
-
-
-def _refuse(name: str, value: object) -> None:
-    if value is not None:
-        raise UsageError(f"{name}={value!r} is not available yet: leave {name} out")
 
 
 def _forget_last_execution() -> None:
