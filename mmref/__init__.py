@@ -10,12 +10,11 @@ pages; `mmref.explore.explore()` runs every interleaving that matters of a progr
 0
 """
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
 __all__ = ["CollapseResult", "File", "Machine", "ScanResult", "__version__"]
 
+TYPE_CHECKING = False  # what type checkers take for true, without the import of typing
 if TYPE_CHECKING:
     from mmref.khugepaged import CollapseResult, ScanResult
     from mmref.machine import File, Machine

@@ -77,6 +77,7 @@ class CollapseScenario:
             raise UsageError(f"There is no page {self.ask} to ask about; give 0 to {pages - 1}.")
         if not 1 <= self.chunk_shift <= 6:
             raise UsageError(f"chunk_shift {self.chunk_shift}: a node has 2**1 to 2**6 slots; give 1 to 6.")
+        _ = self.at  # refuses a layout that has no such page
 
     @cached_property
     def data(self) -> frozenset[int]:

@@ -19,14 +19,15 @@ from mmref.explore.optimal import OptimalDpor
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
 from mmref.explore.report import Completed, Progress, Report
 from mmref.explore.sampling import Pct, RandomWalk
-from mmref.explore.schedule import FollowSchedule, Schedule
-from mmref.explore.scheduler import BLOCKED, Chooser, Recorder, Run
+from mmref.explore.schedule import FollowSchedule, FollowToTheEnd, Schedule
+from mmref.explore.scheduler import BLOCKED, FAILED, Chooser, Event, Recorder, Run
 from mmref.explore.shrink import shrink
 from mmref.explore.trace import Trace, Verdict
 
 __all__ = ["DEFAULT_MAX_STEPS", "ENGINES", "Engine", "Resolver", "explore", "replay"]
 
 DEFAULT_MAX_STEPS = 20_000
+_AFTERMATH_STEPS = 2_000
 
 
 class Engine(Chooser, Protocol):
@@ -189,9 +190,7 @@ def replay(
     return trace
 
 
-def record(
-    build: Callable[[], Execution], choices: tuple[int, ...], name: str, spec: str, max_steps: int
-) -> Trace:
+def record(build: Callable[[], Execution], choices: tuple[int, ...], name: str, spec: str, max_steps: int) -> Trace:
     """Run one schedule with everything recorded."""
     recorder = Recorder()
     run = Run(FollowSchedule(choices), max_steps=max(max_steps, len(choices)), recorder=recorder)
@@ -201,15 +200,25 @@ def record(
             f"the schedule does not fit: the program ended after {run.steps} steps ({Verdict.of(run)}), but the"
             f" schedule has {len(choices)}"
         )
-    return Trace.of(run, recorder, name, spec)
+    return Trace.of(run, recorder, name, spec, _aftermath(build, run, choices))
+
+
+def _aftermath(build: Callable[[], Execution], run: Run, choices: tuple[int, ...]) -> list[Event]:
+    """Let the other CPUs finish after a finding, and return what they do: often what came too late."""
+    if run.end != FAILED or isinstance(run.finding, StepLimit):
+        return []
+    recorder = Recorder()
+    further = Run(
+        FollowToTheEnd(choices), max_steps=len(choices) + _AFTERMATH_STEPS, recorder=recorder, stop_at_finding=False
+    )
+    further.go(build)
+    return recorder.events[len(choices) :]
 
 
 class _Search:
     """One exploration: the executions, and the account of them."""
 
-    def __init__(
-        self, build: Callable[[], Execution], engine: Engine, max_steps: int, stop_at_first: bool
-    ) -> None:
+    def __init__(self, build: Callable[[], Execution], engine: Engine, max_steps: int, stop_at_first: bool) -> None:
         self.build = build
         self.engine = engine
         self.max_steps = max_steps

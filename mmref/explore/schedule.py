@@ -15,7 +15,7 @@ from itertools import groupby
 from mmref.errors import UsageError
 from mmref.explore.scheduler import ExploredCpu, Run
 
-__all__ = ["FollowSchedule", "Schedule"]
+__all__ = ["FollowSchedule", "FollowToTheEnd", "Schedule"]
 
 _VERSION = "v1"
 _STRING = re.compile(r"(?:(?P<spec>.*):)?(?P<version>v\d+):(?P<runs>[^:]*)", re.DOTALL)
@@ -120,3 +120,14 @@ class FollowSchedule:
 
     def executed(self, cpu: ExploredCpu, mode: int) -> None:
         """Nothing to remember."""
+
+
+class FollowToTheEnd(FollowSchedule):
+    """Follow a schedule, and let the CPUs finish one after the other when it has ended."""
+
+    def choose(self, run: Run) -> int:
+        """Return the schedule's next CPU; behind its end, the first that can go on."""
+        if run.steps < len(self._choices):
+            return super().choose(run)
+        enabled = run.enabled()
+        return (enabled & -enabled).bit_length() - 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mmref.errors import UsageError
 from mmref.explore.bounded import BoundedSearch
 from mmref.explore.locations import CONFLICTS, Mode
 from mmref.explore.program import Execution
@@ -110,7 +111,11 @@ def _reordered(build: Build, choices: tuple[int, ...], verdict: Verdict, max_ste
         if Schedule(candidate).switches == Schedule(best).switches and len(candidate) >= len(best):
             continue
         run = Run(FollowSchedule(candidate), max_steps=max_steps)
-        run.go(build)
+        try:
+            run.go(build)
+        except UsageError:
+            # The finding rested on something that was left out; without it the CPU goes another way.
+            continue
         if run.finding is not None and Verdict.of(run).same_finding(verdict):
             best = run.schedule()
     return best

@@ -8,14 +8,15 @@ The JSON schema, version 1 (every key is required):
      "cpus": [name, ...],
      "events": [{"step": int, "cpu": int, "label": text, "location": text, "mode": text, "value": JSON value,
                  "waited": bool, "stack": [[function, file, line], ...]}, ...],
-     "verdict": {"kind": text, "id": text, "detail": text, "cpu": int or null}}
+     "verdict": {"kind": text, "id": text, "detail": text, "cpu": int or null},
+     "aftermath": [events as above, steps counted on: what the other CPUs did after a finding]}
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -105,40 +106,30 @@ class Trace:
     cpus: tuple[str, ...]
     events: tuple[TraceEvent, ...]
     verdict: Verdict = field(default=Verdict("holds"))
+    aftermath: tuple[TraceEvent, ...] = ()
 
     @classmethod
-    def of(cls, run: Run, recorder: Recorder, program: str, spec: str) -> Trace:
-        """Return the trace of a recorded execution."""
+    def of(cls, run: Run, recorder: Recorder, program: str, spec: str, aftermath: Sequence[Event] = ()) -> Trace:
+        """Return the trace of a recorded execution, and of what the other CPUs did after its finding."""
         events = tuple(_frozen(event) for event in recorder.events)
         schedule = Schedule.of((event.cpu for event in events), spec)
-        return cls(program, spec, schedule, tuple(run.execution.names), events, Verdict.of(run))
+        return cls(program, spec, schedule, tuple(run.execution.names), events, Verdict.of(run),
+                   tuple(_frozen(event) for event in aftermath))  # fmt: skip
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the trace as JSON text."""
         verdict = self.verdict
-        events: list[dict[str, object]] = [
-            {
-                "step": event.step,
-                "cpu": event.cpu,
-                "label": event.label,
-                "location": event.location,
-                "mode": event.mode,
-                "value": event.value,
-                "waited": event.waited,
-                "stack": [list(frame) for frame in event.stack],
-            }
-            for event in self.events
-        ]
         data = {
             "mmref_trace": SCHEMA_VERSION,
             "program": self.program,
             "spec": self.spec,
             "schedule": str(self.schedule),
             "cpus": list(self.cpus),
-            "events": events,
+            "events": [_event_data(event) for event in self.events],
             "verdict": {
                 "kind": verdict.kind, "id": verdict.id, "detail": verdict.detail, "cpu": verdict.cpu,
             },
+            "aftermath": [_event_data(event) for event in self.aftermath],
         }  # fmt: skip
         return json.dumps(data, indent=indent)
 
@@ -174,6 +165,10 @@ class Trace:
                 f"{source} contradicts itself: its {len(events)} events are not those of its schedule, which has"
                 f" {len(schedule.choices)} steps"
             )
+        aftermath = tuple(
+            reader.event(item, step, len(cpus))
+            for step, item in enumerate(reader.get(top, "aftermath", list), start=len(events))
+        )
         verdict = reader.mapping(top.get("verdict"), "verdict")
         cpu = verdict.get("cpu")
         return cls(
@@ -182,6 +177,7 @@ class Trace:
                 reader.get(verdict, "kind", str), reader.get(verdict, "id", str),
                 reader.get(verdict, "detail", str), None if cpu is None else reader.check(cpu, int, "cpu"),
             ),
+            aftermath,
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -245,6 +241,19 @@ class _Reader:
             step, cpu, self.get(data, "label", str), self.get(data, "location", str),
             self.get(data, "mode", str), data["value"], self.get(data, "waited", bool), tuple(stack),
         )  # fmt: skip
+
+
+def _event_data(event: TraceEvent) -> dict[str, object]:
+    return {
+        "step": event.step,
+        "cpu": event.cpu,
+        "label": event.label,
+        "location": event.location,
+        "mode": event.mode,
+        "value": event.value,
+        "waited": event.waited,
+        "stack": [list(frame) for frame in event.stack],
+    }
 
 
 def _frozen(event: Event) -> TraceEvent:

@@ -30,6 +30,7 @@ from mmref.explore.locations import (
     note,
     point,
     point_all,
+    reserve,
 )
 from mmref.folio import PG_LOCKED, Folio, PageAllocator
 from mmref.folio.flags import FLAG_NAMES
@@ -188,13 +189,25 @@ class TracedFolio(Folio):
         refused: the CPU whose lookup has failed since it was frozen; empty if none has.
     """
 
-    __slots__ = ("at_content", "at_flags", "at_lock", "at_mapping", "at_ref", "exposed", "refused")
+    __slots__ = (
+        "at_content",
+        "at_flags",
+        "at_lock",
+        "at_mapping",
+        "at_ref",
+        "exposed",
+        "flag_ids",
+        "page_ids",
+        "refused",
+    )
 
     def __init__(self, allocator: PageAllocator, pfn: int, order: int) -> None:
         self.at_lock = Location((self, " lock"))
         self.at_ref = Location((self, " refcount"))
         self.at_flags: dict[int, Location] = {}
         self.at_content: dict[int, Location] = {}
+        self.flag_ids = reserve(len(FLAG_NAMES))
+        self.page_ids = reserve(1 << order)
         self.exposed = False
         self.refused = ""
         super().__init__(allocator, pfn, order)
@@ -319,7 +332,9 @@ class TracedFolio(Folio):
     def _at_flag(self, flag: int) -> Location:
         where = self.at_flags.get(flag)
         if where is None:
-            where = self.at_flags[flag] = Location((self, " PG_" + FLAG_NAMES[flag]))
+            where = self.at_flags[flag] = Location(
+                (self, " PG_" + FLAG_NAMES[flag]), self.flag_ids[flag.bit_length() - 1]
+            )
         return where
 
     @override
@@ -354,7 +369,7 @@ class TracedFolio(Folio):
     def _at_page(self, page: int) -> Location:
         where = self.at_content.get(page)
         if where is None:
-            where = self.at_content[page] = Location((self, f" page {page}"))
+            where = self.at_content[page] = Location((self, f" page {page}"), self.page_ids[page])
         return where
 
     def _at_bytes(self, offset: int, length: int, mode: int) -> list[tuple[Location, int]]:
@@ -439,17 +454,18 @@ class TracedPageAllocator(PageAllocator):
 class TracedSlots(list[Any]):
     """The slots of a node: reading or writing one is an access; a slice is written slot by slot, in order."""
 
-    __slots__ = ("at", "owner")
+    __slots__ = ("at", "ids", "owner")
 
     def __init__(self, owner: TracedXArray, size: int) -> None:
         super().__init__([None] * size)
         self.owner = owner
         self.at: list[Location | None] = [None] * size
+        self.ids = reserve(size)
 
     def _at(self, offset: int) -> Location:
         where = self.at[offset]
         if where is None:
-            where = self.at[offset] = Location(f"slot {offset} of {self.owner.number(self)}")
+            where = self.at[offset] = Location(f"slot {offset} of {self.owner.number(self)}", self.ids[offset])
         return where
 
     def __getitem__(self, offset: Any) -> Any:

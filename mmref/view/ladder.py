@@ -49,12 +49,13 @@ def ladder(trace: Trace) -> str:
         trace: one execution, from `explore().counterexample` or `replay()`.
     """
     column = WIDTH // len(trace.cpus) + 1
-    heads = [f"CPU {number} ({name})" for number, name in enumerate(trace.cpus)]
+    plain = [f"CPU {number}" for number in range(len(trace.cpus))]
+    heads = [one if name == one else f"{one} ({name})" for one, name in zip(plain, trace.cpus, strict=True)]
     rows = [
         "".join(head.ljust(column) for head in heads).rstrip(),
         "".join(("-" * len(head)).ljust(column) for head in heads).rstrip(),
     ]
-    for line in [*_folded(_story(trace)), *_outcome(trace)]:
+    for line in [*_folded(_story(trace)), *_outcome(trace), *_too_late(trace)]:
         room = WIDTH - line.cpu * column if line.cpu == len(trace.cpus) - 1 else column - 1
         indent = "  " * line.depth
         hanging = " " if line.text.startswith("(") else "  "
@@ -77,6 +78,19 @@ def _outcome(trace: Trace) -> list[Line]:
     if verdict.holds:
         return []
     return [Line(verdict.cpu or 0, 1, f"({verdict.detail or verdict.kind})")]
+
+
+def _too_late(trace: Trace) -> list[Line]:
+    """Return what another CPU did afterwards, that the finder had looked at: the first such call of each kind."""
+    looked_at = {
+        event.location for event in trace.events
+        if event.cpu == trace.verdict.cpu and (event.label.startswith("folio_test") or event.value is False)
+    }  # fmt: skip
+    lines: dict[str, Line] = {}
+    for event in trace.aftermath:
+        if event.cpu != trace.verdict.cpu and event.mode == "write" and event.location in looked_at:
+            lines.setdefault(event.label, Line(event.cpu, 1, _text(event, _calls(event))))
+    return list(lines.values())
 
 
 def _story(trace: Trace) -> list[Line]:
@@ -192,5 +206,9 @@ def _text(event: TraceEvent, calls: list[str]) -> str:
         operator = "=" if writes else "=="
         return f"{field[1]} {operator} {event.value}" if event.value is not None else field[1]
     what = re.sub(r" (lock|refcount|PG_\w+|page \d+)$", "", event.location)
-    result = {True: " == true", False: " == false"}[event.value] if isinstance(event.value, bool) else ""
+    result = ""
+    if isinstance(event.value, bool):
+        result = " == true" if event.value else " == false"
+    elif isinstance(event.value, int):
+        result = f" {'=' if writes else '=='} {event.value}"
     return f"{event.label}({what}){result}"

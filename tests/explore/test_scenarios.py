@@ -16,25 +16,39 @@ HOLES = [(".D", 6), ("D.", 1), ("DD.D", 6), (".DDD", 2), ("D..D", 1), ("DDD.DDDD
 LOOKS = ["seek-data", "seek-hole", "mincore"]
 
 
+def possible(name, layout):
+    """Tell whether a scenario says something about a layout in a time that suits a test.
+
+    A collapse that fails at the last data page has to have another one to hide before; and a look at eight pages
+    that stay where they are has some hundred thousand executions (docs/findings.md has the number).
+    """
+    return not name.endswith("-rollback") or (layout.count("D") > 1 and (len(layout) < 8 or "seek" in name))
+
+
 def shaped(name, layout, chunk_shift):
     return replace(get_scenario(name), layout=layout, chunk_shift=chunk_shift)
 
 
-@pytest.mark.parametrize("end", ["", "-rollback"])
-@pytest.mark.parametrize(("layout", "chunk_shift"), FULL + HOLES)
-@pytest.mark.parametrize("name", LOOKS)
-def test_freeze_and_replace_races(name, layout, chunk_shift, end):
-    report = explore(shaped(name + end, layout, chunk_shift), "freeze-and-replace")
+@pytest.mark.parametrize(
+    ("name", "layout", "chunk_shift"),
+    [(look + end, *shape) for end in ("", "-rollback") for look in LOOKS for shape in FULL + HOLES
+     if end == "" or shape[0].count("D") > 1],
+)  # fmt: skip
+def test_freeze_and_replace_races(name, layout, chunk_shift):
+    report = explore(shaped(name, layout, chunk_shift), "freeze-and-replace")
     trace = report.counterexample
     assert trace is not None, f"{name} did not race: {report}"
-    assert trace.verdict.id == {"mincore": "A2"}.get(name, "A1"), str(report)
-    assert report.found_in <= 60, "a race this wide is found at once"
+    assert trace.verdict.id == {"mincore": "A2"}.get(name.partition("-r")[0], "A1"), str(report)
+    assert report.found_in <= 200, "a race this wide is found soon"
     assert trace.schedule.switches <= 2
     assert not report.exhaustive
 
 
-@pytest.mark.parametrize(("layout", "chunk_shift"), FULL + HOLES)
-@pytest.mark.parametrize("name", ["seek-data", "mincore", "seek-data-rollback", "mincore-rollback", "alone"])
+@pytest.mark.parametrize(
+    ("name", "layout", "chunk_shift"),
+    [(name, *shape) for name in ("seek-data", "mincore", "seek-data-rollback", "mincore-rollback", "alone")
+     for shape in FULL + HOLES if possible(name, shape[0])],
+)  # fmt: skip
 def test_lock_and_insert_late_does_not(name, layout, chunk_shift):
     report = explore(shaped(name, layout, chunk_shift), "lock-and-insert-late")
     assert report.holds, str(report)
@@ -81,8 +95,11 @@ def test_marking_uptodate_after_the_insert_brings_the_race_back(name, layout, ch
         assert report.counterexample.verdict.id == {"mincore": "A2", "alone": "A5"}.get(name, "A1")
 
 
-@pytest.mark.parametrize("name", [*LOOKS, "mincore-rollback"])
-@pytest.mark.parametrize(("layout", "chunk_shift"), [("DD", 6), ("DD.D", 6), ("DDDDDDDD", 2)])
+@pytest.mark.parametrize(
+    ("name", "layout", "chunk_shift"),
+    [(name, *shape) for name in (*LOOKS, "mincore-rollback") for shape in (("DD", 6), ("DD.D", 6), ("DDDDDDDD", 2))
+     if possible(name, shape[0])],
+)  # fmt: skip
 def test_folios_frozen_in_the_cache_are_reported_with_who_spins(name, layout, chunk_shift):
     report = explore(shaped(name, layout, chunk_shift), "frozen-in-cache")
     verdict = report.counterexample.verdict
@@ -142,9 +159,7 @@ def test_a_schedule_that_goes_well_is_replayed_too():
     seen = []
     explore(get_scenario("seek-data"), "lock-and-insert-late", on_execution=seen.append)
     for completed in seen:
-        trace = replay(
-            f"{get_scenario('seek-data').spec()}:{_schedule(completed.schedule)}", resolve=scenario_from_spec
-        )
+        trace = replay(f"{get_scenario('seek-data').spec()}:{_schedule(completed.schedule)}")
         assert trace.verdict.kind == "holds"
 
 
