@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What README and docs show is what happens."""
+
+import doctest
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mmref import cli
+from mmref.explore import invariants
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "pycon")], ids=lambda page: page.name)
+def test_examples_run(page):
+    globs = {"__name__": "docs"}
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    report = []
+    for number, block in enumerate(blocks(page, "pycon")):
+        test = doctest.DocTestParser().get_doctest(block, globs, f"{page.name} block {number + 1}", str(page), 0)
+        assert test.examples
+        runner.run(test, out=report.append, clear_globs=False)
+        globs = test.globs
+    assert runner.failures == 0, "".join(report)
+
+
+def commands():
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            if re.match(r"(    |\$ )mmref (race|strategies|replay|museum)", line):
+                yield pytest.param(line.strip("$ ").partition("#")[0], id=f"{page.name}: {line.strip()}")
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_commands_work(line, capsys):
+    assert cli.main(shlex.split(line)[1:]) == 0
+    assert capsys.readouterr().out
+
+
+def test_the_readme_shows_what_is_printed(capsys):
+    shown = blocks(ROOT / "README.md", "text")
+    assert shown
+    cli.main(["race", "seek-data", "--json"])
+    cells = json.loads(capsys.readouterr().out)
+    assert cells[0]["ladder"] + "\n" in shown
+
+
+def test_findings_show_what_is_printed(capsys):
+    shown = blocks(ROOT / "docs" / "findings.md", "text")
+    cli.main(["race", "seek-hole", "--strategy", "lock-and-insert-late", "--layout", "DDDD", "--json"])
+    assert shown == [json.loads(capsys.readouterr().out)[0]["ladder"] + "\n"]
+
+
+def test_every_watched_invariant_is_on_its_page():
+    text = (ROOT / "docs" / "invariants.md").read_text()
+    listed = set(re.findall(r"^\| ([AQ]\d+) \|", text, flags=re.MULTILINE))
+    assert set(invariants()) <= listed
+    for key, what in invariants().items():
+        assert re.search(rf"^\| {key} \|", text, flags=re.MULTILINE), f"{key}: {what}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_source_file_says_its_licence():
+    for path in [*ROOT.glob("mmref/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
+        assert "# SPDX-License-Identifier: GPL-2.0-only" in path.read_text().splitlines()[:2], path
