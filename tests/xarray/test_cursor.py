@@ -779,3 +779,19 @@ def test_destroy_resets_marks(flags: int) -> None:
     xa.destroy()
     assert [xa.marked(mark) for mark in range(3)] == [flags == XA_FLAGS_ALLOC, False, False]
     xa.check()
+
+
+def test_storing_the_same_again_is_no_access() -> None:
+    xa = LoggedArray()
+    for index in (1, 2):
+        xa.store(index, "x")
+    xa.log.clear()
+    for index, entry in ((1, "x"), (2, "x"), (3, None)):
+        xas = XaState(xa, index)
+        xas.store(entry)
+        xas.store(entry)
+        assert xas.index == index
+    xa.store(1, "x")
+    xa.store(70, None)
+    xa.erase(3)
+    assert xa.log == []

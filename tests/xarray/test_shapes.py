@@ -274,3 +274,31 @@ def test_find_with_filters_from_everywhere(chunk_shift: int, array: type[XArray[
             assert xa.find(start, ULONG_MAX, filter) == (None if at is None else (at, f"e{at}"))
             after = next((i for i in wanted if i > start), None)
             assert xa.find_after(start, ULONG_MAX, filter) == (None if after is None else (after, f"e{after}"))
+
+
+def test_search_for_a_mark_from_inside_an_entry(chunk_shift: int, array: type[XArray[Any]]) -> None:
+    xa = array(chunk_shift)
+    for index, order in ((8, 2), (128, 7), (4096, 12)):
+        XaState(xa, index, order).store(f"order {order}")
+        xa.set_mark(index, 1)
+    xa.store(9000, "later")
+    xa.set_mark(9000, 1)
+    xas = XaState(xa)
+    for index in range(8, 12):
+        xas.set(index)
+        assert xas.find_marked(ULONG_MAX, 1) == "order 2"
+        assert xa.find(index, ULONG_MAX, 1) == (xas.index, "order 2")
+    for index in (12, 127, 128, 130, 200, 255):
+        xas.set(index)
+        assert xas.find_marked(ULONG_MAX, 1) == "order 7"
+        assert xa.find(index, ULONG_MAX, 1) == (xas.index, "order 7")
+    for index in (256, 4095, 4096, 5000, 8191):
+        xas.set(index)
+        assert xas.find_marked(ULONG_MAX, 1) == "order 12"
+        assert xa.find(index, ULONG_MAX, 1) == (xas.index, "order 12")
+        assert xa.find(index)[1] == "order 12"
+    assert xa.find(8192, ULONG_MAX, 1) == (9000, "later")
+    assert xa.find(8192, 8999, 1) is None
+    assert xa.find(8192, 9000, 1) == (9000, "later")
+    assert xa.find(9001, ULONG_MAX, 1) is None
+    assert xa.find(8192, ULONG_MAX, 2) is None
