@@ -15,7 +15,7 @@ from types import TracebackType
 
 from mmref.errors import Deadlock, Livelock, MmrefInternalError
 
-__all__ = ["Cpu", "RwSem", "SpinLock", "cpu_relax", "this_cpu"]
+__all__ = ["Cpu", "RwSem", "SpinLock", "cpu_relax", "smp_mb", "this_cpu"]
 
 
 class Cpu:
@@ -41,6 +41,9 @@ class Cpu:
         """
         raise Livelock([(repr(self), "a change that no other CPU is there to make (it spins in cpu_relax())")])
 
+    def fence(self) -> None:
+        """Drain this CPU's store buffer; the plain machine has none."""
+
 
 _THIS_CPU: ContextVar[Cpu] = ContextVar("mmref_this_cpu", default=Cpu(0))  # noqa: B039 (a Cpu has no state)
 
@@ -65,6 +68,14 @@ def cpu_relax() -> None:
         Livelock: on the plain machine, where nobody else could make the change.
     """
     _THIS_CPU.get().relax()
+
+
+def smp_mb() -> None:
+    """Make this CPU's earlier writes visible to the others before it reads on.
+
+    Kernel: smp_mb(), include/asm-generic/barrier.h. On the plain machine writes are visible at once.
+    """
+    _THIS_CPU.get().fence()
 
 
 class SpinLock:
@@ -144,6 +155,13 @@ class RwSem:
         if not self.readers:
             raise MmrefInternalError(f"{self.name} is released but nobody holds it shared")
         self.readers -= 1
+
+    def down_write_trylock(self) -> bool:
+        """Take the lock exclusively if nobody holds it. Kernel: down_write_trylock(), kernel/locking/rwsem.c."""
+        if self.writer is not None or self.readers:
+            return False
+        self.writer = this_cpu()
+        return True
 
     def down_write(self) -> None:
         """Take the lock exclusively. Kernel: down_write(), kernel/locking/rwsem.c."""

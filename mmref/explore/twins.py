@@ -32,10 +32,24 @@ from mmref.explore.locations import (
     point_all,
     reserve,
 )
-from mmref.folio import PG_LOCKED, Folio, PageAllocator
+from mmref.folio import PG_LOCKED, PG_WRITEBACK, Folio, MemCgroup, PageAllocator
 from mmref.folio.flags import FLAG_NAMES
 from mmref.machine import Parts
-from mmref.pagecache import AddressSpace, ShmemInode, entries_of
+from mmref.pagecache import (
+    AddressSpace,
+    Mm,
+    PageTable,
+    RegularInode,
+    ShmemInode,
+    SwapDevice,
+    Tlb,
+    UffdEvent,
+    Userfaultfd,
+    Vma,
+    entries_of,
+)
+from mmref.pagecache.page_table import Pmd, PteEntry
+from mmref.pagecache.tlb import Translation
 from mmref.sync import RwSem, SpinLock, this_cpu
 from mmref.xarray import RETRY, XaNode, XArray, is_sibling
 
@@ -107,6 +121,13 @@ class TracedRwSem(RwSem):
         super().down_write()
 
     @override
+    def down_write_trylock(self) -> bool:
+        point(self.at_lock, WRITE, "down_write_trylock", self._free)
+        taken = super().down_write_trylock()
+        note(taken)
+        return taken
+
+    @override
     def up_write(self) -> None:
         point(self.at_lock, UNLOCK, "up_write")
         if self.writer is not None:
@@ -166,16 +187,228 @@ class TracedAddressSpace(AddressSpace):
 class TracedShmemInode(ShmemInode):
     """A shmem inode whose size and accounting are shared."""
 
-    __slots__ = ("at_alloced", "at_i_blocks", "at_i_size", "at_swapped", "at_used_pages")
+    __slots__ = ("at_alloced", "at_i_blocks", "at_i_private", "at_i_size", "at_swapped", "at_used_pages")
 
     i_size = SharedField(ShmemInode, "i_size")
     alloced = SharedField(ShmemInode, "alloced")
     swapped = SharedField(ShmemInode, "swapped")
     i_blocks = SharedField(ShmemInode, "i_blocks")
     used_pages = SharedField(ShmemInode, "used_pages")
+    i_private = SharedField(ShmemInode, "i_private")
 
     def __str__(self) -> str:  # not __repr__(), which reads a traced field
         return self.name
+
+
+class TracedRegularInode(RegularInode):
+    """A file on a disk whose size, blocks and count of writers are shared; the disk itself is behind `i_rwsem`."""
+
+    __slots__ = ("at_i_blocks", "at_i_size", "at_i_writecount")
+
+    i_size = SharedField(RegularInode, "i_size")
+    i_blocks = SharedField(RegularInode, "i_blocks")
+    i_writecount = SharedField(RegularInode, "i_writecount")
+
+    def __str__(self) -> str:  # not __repr__(), which reads a traced field
+        return self.name
+
+
+class TracedMemCgroup(MemCgroup):
+    """A control group whose counter is shared."""
+
+    __slots__ = ("at_usage",)
+
+    def __init__(self, name: str, limit: int | None = None, swap_limit: int | None = None) -> None:
+        super().__init__(name, limit, swap_limit)
+        self.at_usage = Location(f"usage of {name}")
+
+    @override
+    def charge(self, pages: int) -> bool:
+        point(self.at_usage, WRITE, "try_charge")
+        charged = super().charge(pages)
+        note(charged)
+        return charged
+
+    @override
+    def uncharge(self, pages: int) -> None:
+        point(self.at_usage, WRITE, "page_counter_uncharge")
+        super().uncharge(pages)
+
+
+NEIGHBOURS = 1024
+"""Pages or PMD entries that one address space may have in use, for the ids of their locations: they lie together."""
+
+
+# Address spaces --------------------------------------------------------------------------------------------
+
+
+class TracedVma(Vma):
+    """A VMA: what others look at without `mmap_lock` is shared; the rest changes under that lock only."""
+
+    __slots__ = ("at_anon_vma", "at_uffd")
+
+    anon_vma = SharedField(Vma, "anon_vma")
+    uffd = SharedField(Vma, "uffd")
+
+    def __str__(self) -> str:
+        return f"VMA at page {self.vm_pgoff}"
+
+
+class TracedPageTable(PageTable):
+    """A page table: each entry is a location of its own."""
+
+    __slots__ = ("at_ptes", "pte_ids")
+
+    def __init__(self, nr: int, lock: SpinLock) -> None:
+        super().__init__(nr, lock)
+        self.at_ptes: dict[int, Location] = {}
+        self.pte_ids = reserve(nr)
+
+    def __str__(self) -> str:
+        return "page table"
+
+    def _at_pte(self, at: int) -> Location:
+        where = self.at_ptes.get(at)
+        if where is None:
+            where = self.at_ptes[at] = Location((self, f" entry {at}"), self.pte_ids[at])
+        return where
+
+    @override
+    def get(self, at: int) -> PteEntry:
+        point(self._at_pte(at), READ, "ptep_get")
+        return super().get(at)
+
+    @override
+    def set(self, at: int, entry: PteEntry) -> None:
+        point(self._at_pte(at), WRITE, "set_pte_at")
+        super().set(at, entry)
+
+    @override
+    def get_and_clear(self, at: int) -> PteEntry:
+        point(self._at_pte(at), WRITE, "ptep_get_and_clear")
+        return super().get_and_clear(at)
+
+
+class TracedTlb(Tlb):
+    """TLBs: each virtual page is a location, of all CPUs together; a flush of everything is a location, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_all = Location("TLBs")
+        self.at_pages: dict[int, Location] = {}
+        self.page_ids = reserve(NEIGHBOURS)
+
+    def _at_page(self, vpn: int) -> Location:
+        where = self.at_pages.get(vpn)
+        if where is None:
+            where = self.at_pages[vpn] = Location(f"TLB entries of page {vpn:#x}", self.page_ids[vpn % NEIGHBOURS])
+        return where
+
+    @override
+    def load(self, vpn: int) -> Translation | None:
+        point_all([(self._at_page(vpn), READ), (self.at_all, READ)], "TLB lookup")
+        known = super().load(vpn)
+        note("hit" if known is not None else "miss")
+        return known
+
+    @override
+    def fill(self, vpn: int, translation: Translation) -> None:
+        point_all([(self._at_page(vpn), WRITE), (self.at_all, READ)], "TLB fill")
+        super().fill(vpn, translation)
+
+    @override
+    def flush_range(self, first: int, nr: int) -> None:
+        if nr == 1:
+            point_all([(self._at_page(first), WRITE), (self.at_all, READ)], "flush_tlb_page")
+        else:
+            point(self.at_all, WRITE, "flush_tlb_range")
+        super().flush_range(first, nr)
+
+    @override
+    def flush_all(self) -> None:
+        point(self.at_all, WRITE, "flush_tlb_mm")
+        super().flush_all()
+
+
+class TracedMm(Mm):
+    """An address space: each PMD entry is a location; VMAs change under `mmap_lock` held exclusively."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.at_pmds: dict[int, Location] = {}
+        self.pmd_ids = reserve(NEIGHBOURS)
+        super().__init__(*args, **kwargs)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def _at_pmd(self, at: int) -> Location:
+        where = self.at_pmds.get(at)
+        if where is None:
+            where = self.at_pmds[at] = Location((self, f" PMD {at:#x}"), self.pmd_ids[at % NEIGHBOURS])
+        return where
+
+    @override
+    def pmd(self, at: int) -> Pmd:
+        point(self._at_pmd(at), READ, "pmdp_get_lockless")
+        return super().pmd(at)
+
+    @override
+    def set_pmd(self, at: int, pmd: Pmd) -> None:
+        point(self._at_pmd(at), WRITE, "set_pmd_at")
+        super().set_pmd(at, pmd)
+
+
+class TracedUserfaultfd(Userfaultfd):
+    """A userfaultfd for whose monitor the faulting CPU really waits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.at_events = Location("userfaultfd events")
+
+    @override
+    def deliver(self, event: UffdEvent) -> None:
+        point(self.at_events, WRITE, "handle_userfault")
+        super().deliver(event)
+
+    @override
+    def wait(self, event: UffdEvent) -> None:
+        point(self.at_events, LOCK, "wait for the monitor", None, lambda: event.resolved, "the monitor")
+        super().wait(event)
+
+    @override
+    def wake(self, address: int) -> None:
+        point(self.at_events, WRITE, "wake_userfault")
+        super().wake(address)
+
+
+class TracedSwapDevice(SwapDevice):
+    """A swap device: each slot of the swap cache is a location; the map is behind its lock."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.at_cache: dict[int, Location] = {}
+        self.slot_ids = reserve(self.pages + 1)
+
+    def _at_slot(self, entry: int) -> Location:
+        where = self.at_cache.get(entry)
+        if where is None:
+            where = self.at_cache[entry] = Location(f"swap cache slot {entry}", self.slot_ids[entry])
+        return where
+
+    @override
+    def peek_cache(self, entry: int) -> Folio | None:
+        point(self._at_slot(entry), READ, "swap cache load")
+        return super().peek_cache(entry)
+
+    @override
+    def _cache_insert(self, entry: int, folio: Folio) -> bool:
+        point(self._at_slot(entry), WRITE, "swap cache store")
+        return super()._cache_insert(entry, folio)
+
+    @override
+    def _cache_remove(self, folio: Folio) -> None:
+        point(self._at_slot(folio.swap), WRITE, "swap cache erase")
+        super()._cache_remove(folio)
 
 
 # Folios ----------------------------------------------------------------------------------------------------
@@ -193,6 +426,7 @@ class TracedFolio(Folio):
         "at_content",
         "at_flags",
         "at_lock",
+        "at_mapcount",
         "at_mapping",
         "at_ref",
         "exposed",
@@ -204,6 +438,7 @@ class TracedFolio(Folio):
     def __init__(self, allocator: PageAllocator, pfn: int, order: int) -> None:
         self.at_lock = Location((self, " lock"))
         self.at_ref = Location((self, " refcount"))
+        self.at_mapcount = Location((self, " mapcount"))
         self.at_flags: dict[int, Location] = {}
         self.at_content: dict[int, Location] = {}
         self.flag_ids = reserve(len(FLAG_NAMES))
@@ -297,6 +532,31 @@ class TracedFolio(Folio):
         super().ref_unfreeze(refs)
         frozen_folios(self).discard(self)
 
+    # Mappings
+
+    @override
+    def mapcount(self) -> int:
+        point(self.at_mapcount, READ, "folio_mapcount")
+        note(self._mapcount)
+        return super().mapcount()
+
+    @override
+    def mapped(self) -> bool:
+        point(self.at_mapcount, READ, "folio_mapped")
+        note(self._mapcount > 0)
+        return super().mapped()
+
+    @override
+    def add_rmap(self, ptes: int = 1) -> None:
+        point(self.at_mapcount, WRITE, "folio_add_file_rmap_ptes")
+        self._alive("folio_add_file_rmap_ptes()")
+        super().add_rmap(ptes)
+
+    @override
+    def remove_rmap(self, ptes: int = 1) -> None:
+        point(self.at_mapcount, WRITE, "folio_remove_rmap_ptes")
+        super().remove_rmap(ptes)
+
     # Lock
 
     def _unlocked(self) -> bool:
@@ -363,6 +623,14 @@ class TracedFolio(Folio):
         was = super().test_clear_flag(flag)
         note(was)
         return was
+
+    def _written_back(self) -> bool:
+        return not self._flags & PG_WRITEBACK
+
+    @override
+    def wait_writeback(self) -> None:
+        where = self._at_flag(PG_WRITEBACK)
+        point(where, READ, "folio_wait_writeback", None, self._written_back, "the writeback")
 
     # Content
 
@@ -436,9 +704,9 @@ class TracedPageAllocator(PageAllocator):
         self.folios: list[TracedFolio] = []
 
     @override
-    def alloc(self, order: int = 0) -> Folio | None:
+    def alloc(self, order: int = 0, nid: int = 0) -> Folio | None:
         point(self.at_free, WRITE, "folio_alloc")
-        folio = super().alloc(order)
+        folio = super().alloc(order, nid)
         note(None if folio is None else folio_text(folio))
         return folio
 
@@ -580,4 +848,12 @@ TRACED = Parts(
     spinlock=TracedSpinLock,
     rwsem=TracedRwSem,
     xarray=TracedXArray,
+    regular=TracedRegularInode,
+    mm=TracedMm,
+    vma=TracedVma,
+    page_table=TracedPageTable,
+    tlb=TracedTlb,
+    swap=TracedSwapDevice,
+    memcg=TracedMemCgroup,
+    uffd=TracedUserfaultfd,
 )

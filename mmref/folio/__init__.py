@@ -9,8 +9,10 @@ from mmref.folio.flags import (
     PG_LOCKED,
     PG_LRU,
     PG_PRIVATE,
+    PG_READAHEAD,
     PG_REFERENCED,
     PG_SWAPBACKED,
+    PG_SWAPCACHE,
     PG_UNEVICTABLE,
     PG_UPTODATE,
     PG_WRITEBACK,
@@ -18,6 +20,7 @@ from mmref.folio.flags import (
 )
 from mmref.folio.folio import Folio
 from mmref.folio.lru import Lru
+from mmref.folio.memcg import MemCgroup
 
 __all__ = [
     "PG_ACTIVE",
@@ -26,14 +29,17 @@ __all__ = [
     "PG_LOCKED",
     "PG_LRU",
     "PG_PRIVATE",
+    "PG_READAHEAD",
     "PG_REFERENCED",
     "PG_SWAPBACKED",
+    "PG_SWAPCACHE",
     "PG_UNEVICTABLE",
     "PG_UPTODATE",
     "PG_WRITEBACK",
     "POISON",
     "Folio",
     "Lru",
+    "MemCgroup",
     "PageAllocator",
     "flag_text",
 ]

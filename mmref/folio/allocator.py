@@ -42,7 +42,8 @@ class PageAllocator:
         self.page_size = page_size
         self.allocated = 0
         self._folio_class = folio_class
-        self._free: dict[int, dict[int, list[Folio]]] = {}  # order -> CPU -> folios, last freed last
+        self._free: dict[tuple[int, int], dict[int, list[Folio]]] = {}  # (order, node) -> CPU -> last freed last
+        self._poison = bytes((POISON,)) * page_size
         self._next_pfn = 0
         self._failures = 0
 
@@ -53,28 +54,29 @@ class PageAllocator:
         """Let the next allocations fail. Kernel: fail_page_alloc, mm/fail_page_alloc.c."""
         self._failures = times
 
-    def alloc(self, order: int = 0) -> Folio | None:
+    def alloc(self, order: int = 0, nid: int = 0) -> Folio | None:
         """Return a folio of 2**order pages with one reference, not cleared; None when memory is out.
 
-        Kernel: folio_alloc(), mm/mempolicy.c.
+        Kernel: __folio_alloc_node(), include/linux/gfp.h. Nobody pays for it yet (`folio.memcg`).
         """
         if not 0 <= order <= MAX_ORDER:
             raise UsageError(f"order {order}: folios have an order from 0 to {MAX_ORDER}")
         if self._failures:
             self._failures -= 1
             return None
-        folio = self._reuse(order)
+        folio = self._reuse(order, nid)
         if folio is None:
             folio = self._folio_class(self, self._next_pfn, order)
-            folio.data = bytearray((POISON,)) * (self.page_size << order)
+            folio.data = bytearray(self._poison) * (1 << order)
+            folio.nid = nid
             self._next_pfn += 1 << order
         folio._refcount = 1
         folio.free = False
         self.allocated += 1 << order
         return folio
 
-    def _reuse(self, order: int) -> Folio | None:
-        lists = self._free.get(order, {})
+    def _reuse(self, order: int, nid: int) -> Folio | None:
+        lists = self._free.get((order, nid), {})
         own = lists.get(this_cpu().id)
         for free in ([own] if own else []) + [lists[cpu] for cpu in sorted(lists)]:
             if free:
@@ -88,16 +90,21 @@ class PageAllocator:
             raise MmrefInternalError(f"{folio!r} is freed while locked")
         if folio.mapping is not None:
             raise MmrefInternalError(f"{folio!r} is freed while it belongs to a mapping")
+        if folio._mapcount:
+            raise MmrefInternalError(f"{folio!r} is freed while {folio._mapcount} page table entries map it")
+        if folio.memcg is not None:
+            folio.memcg.uncharge(folio.nr_pages)
+            folio.memcg = None
         folio._flags = 0
-        folio.data[:] = bytes((POISON,)) * len(folio.data)
+        folio.data[:] = self._poison * folio.nr_pages
         folio.initialised = 0
         folio.index = 0
         folio.free = True
         self.allocated -= folio.nr_pages
-        self._free.setdefault(folio.order, {}).setdefault(this_cpu().id, []).append(folio)
+        self._free.setdefault((folio.order, folio.nid), {}).setdefault(this_cpu().id, []).append(folio)
 
     def split(self, folio: Folio) -> list[Folio]:
-        """Turn a large folio into its first page, and return folios for the others.
+        """Turn a large folio into its first page, and return folios for the others; who pays stays the same.
 
         Kernel: __split_huge_page_tail(), mm/huge_memory.c.
 
@@ -112,6 +119,8 @@ class PageAllocator:
             tail.initialised = folio.initialised >> page & 1
             tail.free = False
             tail._flags = folio._flags & ~PG_LRU
+            tail.nid = folio.nid
+            tail.memcg = folio.memcg
             tails.append(tail)
         folio.data = folio.data[:size]
         folio.initialised &= 1

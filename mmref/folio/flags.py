@@ -32,11 +32,16 @@ PG_HWPOISON: Final = 1 << 9
 """The memory is broken: copying out of it fails."""
 PG_PRIVATE: Final = 1 << 10
 """The filesystem keeps something about this folio, and holds a reference for it."""
+PG_SWAPCACHE: Final = 1 << 11
+"""It is in the swap cache: its content is in swap too, or will be."""
+PG_READAHEAD: Final = 1 << 12
+"""It was read ahead, and nobody has asked for it yet."""
 
 FLAG_NAMES: Final = {
     PG_LOCKED: "locked", PG_REFERENCED: "referenced", PG_UPTODATE: "uptodate", PG_DIRTY: "dirty", PG_LRU: "lru",
     PG_ACTIVE: "active", PG_UNEVICTABLE: "unevictable", PG_WRITEBACK: "writeback", PG_SWAPBACKED: "swapbacked",
     PG_HWPOISON: "hwpoison", PG_PRIVATE: "private",
+    PG_SWAPCACHE: "swapcache", PG_READAHEAD: "readahead",
 }  # fmt: skip
 
 

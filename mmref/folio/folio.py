@@ -18,7 +18,10 @@ from mmref.folio.flags import (
     PG_HWPOISON,
     PG_LOCKED,
     PG_LRU,
+    PG_PRIVATE,
+    PG_READAHEAD,
     PG_SWAPBACKED,
+    PG_SWAPCACHE,
     PG_UNEVICTABLE,
     PG_UPTODATE,
     PG_WRITEBACK,
@@ -28,6 +31,7 @@ from mmref.sync import this_cpu
 
 if TYPE_CHECKING:
     from mmref.folio.allocator import PageAllocator
+    from mmref.folio.memcg import MemCgroup
 
 __all__ = ["Folio"]
 
@@ -44,13 +48,18 @@ class Folio:
         order: log2 of its size in pages.
         mapping: the address_space that it belongs to, or None. Changes only under the folio lock.
         index: position in that mapping (pages).
+        swap: the swap entry while it is in the swap cache, else 0. Changes only under the folio lock.
+        nid: the NUMA node that its memory is on.
+        memcg: the control group that pays for it, or None.
+        broken: memory-failure has dealt with it: off the LRU, with one more reference that is never dropped.
         data: the content, 2**order * page_size bytes.
         free: whether the allocator has it: nobody may touch it then, but `try_get()` it and fail.
         initialised: bit i is set once page i has been written or cleared since it was allocated.
     """
 
     __slots__ = (
-        "_flags", "_refcount", "allocator", "data", "free", "index", "initialised", "mapping", "order", "pfn",
+        "_flags", "_mapcount", "_refcount", "allocator", "broken", "data", "free", "index", "initialised", "mapping",
+        "memcg", "nid", "order", "pfn", "swap",
     )  # fmt: skip
 
     def __init__(self, allocator: PageAllocator, pfn: int, order: int) -> None:
@@ -59,9 +68,14 @@ class Folio:
         self.order = order
         self._flags = 0
         self._refcount = 0
+        self._mapcount = 0
         self.mapping: object | None = None
         self.index = 0
+        self.swap = 0
+        self.nid = 0
+        self.memcg: MemCgroup | None = None
         self.free = True
+        self.broken = False
         self.data = bytearray()
         self.initialised = 0
 
@@ -150,6 +164,32 @@ class Folio:
             raise MmrefInternalError(f"folio_ref_unfreeze() on {self!r}, which is not frozen")
         self._refcount = refs
 
+    # Mappings ----------------------------------------------------------------------------------------------
+
+    def mapcount(self) -> int:
+        """Return how often it is mapped: one per PTE, one per PMD. Kernel: folio_mapcount(), include/linux/mm.h."""
+        return self._mapcount
+
+    def mapped(self) -> bool:
+        """Tell whether any page table maps it. Kernel: folio_mapped(), include/linux/mm.h."""
+        return self._mapcount > 0
+
+    def add_rmap(self, ptes: int = 1) -> None:
+        """Note that so many more entries map it. Kernel: folio_add_file_rmap_ptes(), mm/rmap.c.
+
+        Context: the page table lock is held; the caller gives each entry a reference.
+        """
+        self._mapcount += ptes
+
+    def remove_rmap(self, ptes: int = 1) -> None:
+        """Note that so many entries less map it. Kernel: folio_remove_rmap_ptes(), mm/rmap.c.
+
+        Context: the page table lock is held; the caller drops the references of the entries.
+        """
+        if self._mapcount < ptes:
+            raise MmrefInternalError(f"{ptes} mappings removed of {self!r}, which has {self._mapcount}")
+        self._mapcount -= ptes
+
     # Lock --------------------------------------------------------------------------------------------------
 
     def trylock(self) -> bool:
@@ -199,6 +239,12 @@ class Folio:
         self._flags &= ~flag
         return was
 
+    def copy_flags(self, source: Folio) -> None:
+        """Take over the flags that belong to the content. Kernel: folio_migrate_flags(), mm/migrate.c."""
+        for flag in (PG_UPTODATE, PG_DIRTY, PG_SWAPBACKED, PG_ACTIVE):
+            if source.test_flag(flag):
+                self.set_flag(flag)
+
     def test_uptodate(self) -> bool:
         """Tell whether the content is valid. Kernel: folio_test_uptodate(), include/linux/page-flags.h."""
         return self.test_flag(PG_UPTODATE)
@@ -222,6 +268,57 @@ class Folio:
     def test_writeback(self) -> bool:
         """Tell whether it is being written out. Kernel: folio_test_writeback(), include/linux/page-flags.h."""
         return self.test_flag(PG_WRITEBACK)
+
+    def start_writeback(self) -> None:
+        """Note that it is being written out. Kernel: folio_start_writeback(), include/linux/page-flags.h."""
+        self.set_flag(PG_WRITEBACK)
+
+    def end_writeback(self) -> None:
+        """Note that it has been written out, and wake whoever waits. Kernel: folio_end_writeback(), mm/filemap.c."""
+        self.clear_flag(PG_WRITEBACK)
+
+    def wait_writeback(self) -> None:
+        """Sleep until it has been written out. Kernel: folio_wait_writeback(), mm/page-writeback.c.
+
+        Raises:
+            Deadlock: on the plain machine, where nobody else is there to finish it.
+        """
+        if self.test_writeback():
+            raise Deadlock([(repr(this_cpu()), f"the writeback of {self!r}")])
+
+    def clear_dirty_for_io(self) -> bool:
+        """Take the dirty flag off, to write the folio. Kernel: folio_clear_dirty_for_io(), mm/page-writeback.c."""
+        return self.test_clear_flag(PG_DIRTY)
+
+    def test_private(self) -> bool:
+        """Tell whether the filesystem keeps something. Kernel: folio_test_private(), include/linux/page-flags.h."""
+        return self.test_flag(PG_PRIVATE)
+
+    def attach_private(self) -> None:
+        """Keep something about the folio: a reference. Kernel: folio_attach_private(), include/linux/pagemap.h."""
+        self.get()
+        self.set_flag(PG_PRIVATE)
+
+    def detach_private(self) -> None:
+        """Forget what was kept about it. Kernel: folio_detach_private(), include/linux/pagemap.h."""
+        if self.test_clear_flag(PG_PRIVATE):
+            self.put()
+
+    def test_swapcache(self) -> bool:
+        """Tell whether it is in the swap cache. Kernel: folio_test_swapcache(), include/linux/page-flags.h."""
+        return self.test_flag(PG_SWAPCACHE)
+
+    def set_readahead(self) -> None:
+        """Note that it was read ahead. Kernel: folio_set_readahead(), include/linux/page-flags.h."""
+        self.set_flag(PG_READAHEAD)
+
+    def test_clear_readahead(self) -> bool:
+        """Note that somebody asked for it. Kernel: folio_test_clear_readahead(), include/linux/page-flags.h."""
+        return self.test_clear_flag(PG_READAHEAD)
+
+    def test_hwpoison(self) -> bool:
+        """Tell whether the memory is broken. Kernel: folio_test_hwpoison(), include/linux/page-flags.h."""
+        return self.test_flag(PG_HWPOISON)
 
     def test_lru(self) -> bool:
         """Tell whether it is on an LRU list. Kernel: folio_test_lru(), include/linux/page-flags.h."""
@@ -308,3 +405,7 @@ class Folio:
     def peek(self) -> tuple[int, int]:
         """Return (flags, reference count) for checkers and pictures: never an access of the simulated machine."""
         return self._flags, self._refcount
+
+    def peek_mapcount(self) -> int:
+        """Return how often it is mapped, as `peek()` does."""
+        return self._mapcount

@@ -14,7 +14,9 @@ from mmref.sync import SpinLock, this_cpu
 __all__ = ["BATCH_SIZE", "Lru"]
 
 BATCH_SIZE = 15
-"""Folios per batch before it is moved to the list. Kernel: PAGEVEC_SIZE of 6.1, include/linux/pagevec.h."""
+"""Folios per batch before it is moved to the list, if nothing else is said.
+
+Kernel: PAGEVEC_SIZE, include/linux/pagevec.h: 15 in 6.1, 31 in 6.12."""
 
 
 class Lru:
@@ -23,7 +25,8 @@ class Lru:
     Kernel: struct lruvec, include/linux/mmzone.h, and cpu_fbatches, mm/swap.c.
     """
 
-    def __init__(self, lock_class: type[SpinLock] = SpinLock) -> None:
+    def __init__(self, lock_class: type[SpinLock] = SpinLock, batch_size: int = BATCH_SIZE) -> None:
+        self.batch_size = batch_size
         self.lru_lock = lock_class("lru_lock")
         self._list: dict[Folio, None] = {}  # insertion order: oldest first
         self._batches: dict[int, list[Folio]] = {}
@@ -34,9 +37,17 @@ class Lru:
     def __contains__(self, folio: object) -> bool:
         return folio in self._list
 
+    def oldest_first(self) -> list[Folio]:
+        """Return the folios on the list, those that reclaim should look at first in front."""
+        return list(self._list)
+
     def waiting(self, folio: Folio) -> int:
         """Count the batches that hold this folio: for checkers, never an access of the simulated machine."""
         return sum(batch.count(folio) for batch in self._batches.values())
+
+    def in_batches(self) -> list[Folio]:
+        """Return the folios that wait: for checkers, as `waiting()`."""
+        return [folio for batch in self._batches.values() for folio in batch]
 
     def add(self, folio: Folio) -> None:
         """Add a folio, through this CPU's batch. Kernel: folio_add_lru(), mm/swap.c.
@@ -46,7 +57,7 @@ class Lru:
         folio.get()
         batch = self._batches.setdefault(this_cpu().id, [])
         batch.append(folio)
-        if len(batch) >= BATCH_SIZE or folio.order > 0:
+        if len(batch) >= self.batch_size or folio.order > 0:
             self.drain()
 
     def drain(self) -> None:

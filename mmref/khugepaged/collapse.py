@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmref.errors import UsageError
+from mmref.khugepaged.control import CollapseControl
 from mmref.khugepaged.registry import get_strategy
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import CollapseRun, CollapseStrategy
@@ -35,7 +36,10 @@ class CollapseResult:
 
 
 def collapse_file(
-    mapping: AddressSpace, start: int, strategy: str | CollapseStrategy | type[CollapseStrategy]
+    mapping: AddressSpace,
+    start: int,
+    strategy: str | CollapseStrategy | type[CollapseStrategy],
+    control: CollapseControl | None = None,
 ) -> CollapseResult:
     """Collapse the huge page of a file that begins at index `start` (pages).
 
@@ -52,6 +56,7 @@ def collapse_file(
         raise UsageError(
             f"A collapse cannot start at page {start!r}: give a multiple of {1 << order} (pages) below 2**52."
         )
-    run = CollapseRun(mapping, start, order)
+    run = CollapseRun(mapping, start, order, control)
     status = get_strategy(strategy).collapse(run)
-    return CollapseResult(status, start, run.nr_none)
+    run.control.note("collapse_file", status)
+    return CollapseResult(status, start, max(run.nr_none, run.holes_met))

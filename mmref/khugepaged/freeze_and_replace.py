@@ -41,17 +41,21 @@ class FreezeAndReplace(CollapseStrategy):
         try:
             self.lock_new(run)
             self.scan(run)
+            self.count_huge(run)
             self.account(run)
             self.join(run)
             run.xa_unlock()
+            self.flush_tlbs(run)
             self.copy_and_release(run)
             self.mark_uptodate(run)
+            result = self.retract_page_tables(run)
             self.unlock_new(run)
         except Abandon as failure:
             run.xa_unlock_if_locked()
+            self.flush_tlbs(run)
             self.roll_back(run)
             return failure.result
-        return ScanResult.SUCCEED
+        return result
 
     @override
     def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
@@ -62,7 +66,7 @@ class FreezeAndReplace(CollapseStrategy):
     @override
     def meet_hole(self, run: CollapseRun) -> None:
         """Charge for the hole and put the new folio there, at once."""
-        if not run.inode.charge(1):
+        if not run.inode.charge(1, xa_locked=True):
             raise Abandon(ScanResult.FAIL)
         run.xas.store(run.new)
         if run.xas.error:  # Linux 2ce0bdfebc74 (v6.4, also in 6.1.107)

@@ -11,6 +11,7 @@ from typing_extensions import override
 from mmref.folio import Folio
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import Abandon, CollapseRun, CollapseStrategy
+from mmref.sync import smp_mb
 from mmref.xarray import RETRY
 
 __all__ = ["LockAndInsertLate"]
@@ -41,19 +42,23 @@ class LockAndInsertLate(CollapseStrategy):
             self.lock_new(run)
             self.reserve_slots(run)
             self.scan(run)
+            self.count_huge(run)
             run.xa_unlock()
+            self.flush_tlbs(run)
             self.copy(run)
             self.block_holes(run)
             self.account(run)
             self.publish(run)
             run.xa_unlock()
+            result = self.retract_page_tables(run)
             self.unlock_new(run)
             self.release_old(run)
         except Abandon as failure:
             run.xa_unlock_if_locked()
-            self.roll_back(run)
+            self.flush_tlbs(run)
+            self.roll_back(run, failure.result)
             return failure.result
-        return ScanResult.SUCCEED
+        return result
 
     @override
     def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
@@ -68,7 +73,7 @@ class LockAndInsertLate(CollapseStrategy):
     @override
     def meet_hole(self, run: CollapseRun) -> None:
         """Charge for the hole, and leave it as it is."""
-        if not run.inode.charge(1):
+        if not run.inode.charge(1, xa_locked=True):
             raise Abandon(ScanResult.FAIL)
         run.nr_none += 1
 
@@ -83,7 +88,7 @@ class LockAndInsertLate(CollapseStrategy):
         run.old.append(folio)
 
     @override
-    def lock_old(self, run: CollapseRun, index: int, entry: Folio | int) -> Folio:
+    def lock_old(self, run: CollapseRun, index: int, entry: Folio | int | None) -> Folio:
         """Lock the folio; one that had to be made usable first may wait in this CPU's LRU batch: drain it.
 
         Linux efa3d814fad1 (v6.4).
@@ -111,22 +116,38 @@ class LockAndInsertLate(CollapseStrategy):
     def block_holes(self, run: CollapseRun) -> None:
         """Put a RETRY entry into every hole, so that nobody fills one any more; leaves i_pages locked.
 
-        If there are fewer holes than the scan counted, somebody has filled one: give up.
+        If there are fewer holes than the scan counted, somebody has filled one: give up. Give up also if a
+        userfaultfd watches for missing pages: its monitor may have seen a hole, and would never hear of it.
+        Linux ac492b9c70ca (v6.4).
         """
-        run.xa_lock()
         if not run.nr_none:
+            run.xa_lock()
             return
+        i_mmap_rwsem = run.mapping.i_mmap_rwsem
+        i_mmap_rwsem.down_read()
+        run.xa_lock()
+        try:
+            self.put_retry_entries(run)
+            for vma in run.mapping.vmas(run.start, run.end):  # one too far, as in the kernel: `end` is included
+                if vma.userfaultfd_missing():
+                    raise Abandon(ScanResult.EXCEED_NONE_PTE)
+        except Abandon:
+            i_mmap_rwsem.up_read()
+            self.unblock_holes(run)
+            raise
+        i_mmap_rwsem.up_read()
+
+    def put_retry_entries(self, run: CollapseRun) -> None:
+        """Block the holes, and count them again. Context: i_pages is locked."""
         blocked = 0
         run.xas.set(run.start)
         for _ in range(run.start, run.end):
             if run.xas.next() is None:
                 run.xas.store(RETRY)
                 if run.xas.error:
-                    self.unblock_holes(run)
                     raise Abandon(ScanResult.STORE_FAILED)
                 blocked += 1
         if blocked != run.nr_none:
-            self.unblock_holes(run)
             raise Abandon(ScanResult.PAGE_FILLED)
 
     def unblock_holes(self, run: CollapseRun) -> None:
@@ -150,14 +171,21 @@ class LockAndInsertLate(CollapseStrategy):
             folio.unlock()
             folio.put_refs(2 + folio.nr_pages)
 
-    def roll_back(self, run: CollapseRun) -> None:
+    def roll_back(self, run: CollapseRun, result: ScanResult) -> None:
         """Let go of everything: the cache has not been changed."""
         if run.nr_none:
             run.xa_lock()
             self.uncharge_holes(run)
             run.xa_unlock()
+        self.give_back_old(run)
+        if result is ScanResult.COPY_MC and not run.is_shmem:
+            run.mapping.nr_thps -= 1  # Linux 12904d953364 (v6.4)
+            smp_mb()
+        self.drop_new(run)
+
+    def give_back_old(self, run: CollapseRun) -> None:
+        """Unlock the old folios and put them back on the LRU."""
         for folio in run.old:
             folio.unlock()
             run.mapping.memory.lru.putback(folio)
             folio.put()
-        self.drop_new(run)

@@ -12,13 +12,16 @@ from mmref.khugepaged.freeze_and_replace import FreezeAndReplace
 from mmref.khugepaged.lock_and_insert_late import LockAndInsertLate
 from mmref.khugepaged.museum import MUSEUM
 from mmref.khugepaged.strategy import CollapseStrategy
+from mmref.khugepaged.upstream_6_12 import Upstream612
 
 __all__ = ["ENTRY_POINT_GROUP", "get_strategy", "strategies"]
 
 ENTRY_POINT_GROUP = "mmref.strategies"
 """Where other packages announce strategies of their own."""
 
-_BUILT_IN: dict[str, type[CollapseStrategy]] = {one.name: one for one in (FreezeAndReplace, LockAndInsertLate)}
+_BUILT_IN: dict[str, type[CollapseStrategy]] = {
+    one.name: one for one in (FreezeAndReplace, LockAndInsertLate, Upstream612)
+}
 
 
 def strategies() -> dict[str, type[CollapseStrategy]]:

@@ -17,8 +17,25 @@ from typing import ClassVar
 
 from mmref.errors import InvariantViolation, MmrefInternalError
 from mmref.folio import Folio
+from mmref.khugepaged.control import CollapseControl
+from mmref.khugepaged.page_tables import retract_page_tables_exclusively
 from mmref.khugepaged.result import ScanResult
-from mmref.pagecache import NR_FILE_PAGES, NR_SHMEM, NR_SHMEM_THPS, AddressSpace, Sgp, ShmemInode
+from mmref.pagecache import (
+    NR_FILE_PAGES,
+    NR_FILE_THPS,
+    NR_SHMEM,
+    NR_SHMEM_THPS,
+    AddressSpace,
+    Inode,
+    Sgp,
+    ShmemInode,
+    filemap_flush,
+    filemap_lock_folio,
+    page_cache_sync_readahead,
+    try_to_unmap,
+    try_to_unmap_flush,
+)
+from mmref.sync import smp_mb
 from mmref.xarray import XaState
 
 __all__ = ["Abandon", "CollapseRun", "CollapseStrategy"]
@@ -37,30 +54,36 @@ class CollapseRun:
 
     Attributes:
         mapping: the page cache of the file.
+        control: on whose behalf it runs.
         start: first index (pages), a multiple of `nr`.
         end: index just behind the range (pages).
         nr: size of the huge folio (pages).
+        is_shmem: whether the file is on tmpfs.
         new: the huge folio; set by the step that allocates it.
         old: the folios that it replaces, locked, isolated and referenced, by ascending index.
-        nr_none: how many holes the range has (pages).
+        nr_none: how many holes the range has, and the file has been charged for (pages).
+        holes_met: how many holes the scan has come across, where that is charged for later (pages).
         xas: the cursor over i_pages.
     """
 
     new: Folio
 
-    def __init__(self, mapping: AddressSpace, start: int, order: int) -> None:
+    def __init__(self, mapping: AddressSpace, start: int, order: int, control: CollapseControl | None = None) -> None:
         self.mapping = mapping
+        self.control = control or CollapseControl()
+        self.is_shmem = mapping.host.is_shmem
         self.start = start
         self.order = order
         self.nr = 1 << order
         self.end = start + self.nr
         self.old: list[Folio] = []
         self.nr_none = 0
+        self.holes_met = 0
         self.xas = XaState(mapping.i_pages, start, order)
         self._locked = False
 
     @property
-    def inode(self) -> ShmemInode:
+    def inode(self) -> Inode:
         """The file."""
         return self.mapping.host
 
@@ -91,12 +114,17 @@ class CollapseStrategy(ABC):
         kernel: which kernel it follows.
         summary: what it does, in a line.
         known_races: scenarios in which it is known to go wrong, and where that is on record.
+        collapses_large: whether it also replaces folios of several pages (Linux 7de856ffd007, v6.12).
+        exclusive_page_tables: whether page tables are taken away under `mmap_lock` held exclusively (until
+            Linux 1d65b771bc08, v6.6).
     """
 
     name: ClassVar[str]
     kernel: ClassVar[str]
     summary: ClassVar[str] = ""
     known_races: ClassVar[Mapping[str, str]] = {}
+    collapses_large: ClassVar[bool] = False
+    exclusive_page_tables: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}>"
@@ -111,10 +139,17 @@ class CollapseStrategy(ABC):
     # Preparing ---------------------------------------------------------------------------------------------
 
     def allocate_new(self, run: CollapseRun) -> None:
-        """Allocate the huge folio: one reference, not cleared. Kernel: alloc_charge_folio(), mm/khugepaged.c."""
-        new = run.mapping.memory.allocator.alloc(run.order)
+        """Allocate the huge folio, on the node that most old ones are on: one reference, not cleared.
+
+        Kernel: alloc_charge_folio(), mm/khugepaged.c.
+        """
+        memory = run.mapping.memory
+        new = memory.alloc_folio(run.order, run.control.target_node())
         if new is None:
             raise Abandon(ScanResult.ALLOC_HUGE_PAGE_FAIL)
+        if not memory.charge(new):
+            new.put()
+            raise Abandon(ScanResult.CGROUP_CHARGE_FAIL)
         run.new = new
 
     def reserve_slots(self, run: CollapseRun) -> None:
@@ -131,7 +166,8 @@ class CollapseStrategy(ABC):
     def lock_new(self, run: CollapseRun) -> None:
         """Lock the new folio and say where it will belong. Nobody else can see it yet."""
         run.new.trylock()
-        run.new.set_swapbacked()
+        if run.is_shmem:
+            run.new.set_swapbacked()
         run.new.index = run.start
         run.new.mapping = run.mapping
 
@@ -140,16 +176,18 @@ class CollapseStrategy(ABC):
     def scan(self, run: CollapseRun) -> None:
         """Visit every index of the range; i_pages is locked before and after, but not throughout."""
         run.xas.set(run.start)
-        for index in range(run.start, run.end):
+        index = run.start
+        while index < run.end:
             entry = self.look_at(run, index)
-            if entry is None:
+            if entry is None and run.is_shmem:
                 if index == run.start:
                     if run.xas.next_entry(run.end - 1) is None:
                         raise Abandon(ScanResult.TRUNCATED)  # punched or truncated since it was chosen
                     run.xas.set(index)
                 self.meet_hole(run)
+                index += 1
                 continue
-            folio = self.lock_old(run, index, entry)
+            folio = self.lock_old(run, index, entry) if run.is_shmem else self.lock_old_of_file(run, index, entry)
             try:
                 self.check_old(run, folio)
                 self.isolate_old(run, index, folio)
@@ -157,6 +195,7 @@ class CollapseStrategy(ABC):
                 folio.unlock()
                 folio.put()
                 raise
+            index += folio.nr_pages
 
     @abstractmethod
     def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
@@ -170,24 +209,54 @@ class CollapseStrategy(ABC):
     def claim_old(self, run: CollapseRun, folio: Folio) -> None:
         """Make sure that nobody else uses the folio, and take it over. Context: i_pages and the folio are locked."""
 
-    def lock_old(self, run: CollapseRun, index: int, entry: Folio | int) -> Folio:
+    def lock_old(self, run: CollapseRun, index: int, entry: Folio | int | None) -> Folio:
         """Lock the folio at an index and take a reference; unlocks i_pages.
 
-        An unwritten folio (from fallocate) is cleared first; with i_pages unlocked, because that may sleep.
+        A page in swap is brought back, an unwritten folio (from fallocate) cleared; with i_pages unlocked, because
+        that may sleep.
         """
         if isinstance(entry, Folio) and entry.test_uptodate():
-            if not entry.trylock():
-                raise Abandon(ScanResult.PAGE_LOCK)
-            entry.get()
-            run.xa_unlock()
-            return entry
+            return self.lock_present(run, entry)
         run.xa_unlock()
+        inode = run.inode
+        if not isinstance(inode, ShmemInode):
+            raise MmrefInternalError(f"{inode!r} is not on tmpfs")
         try:
-            folio = run.inode.get_folio(index, Sgp.NOALLOC)
+            folio = inode.get_folio(index, Sgp.NOALLOC)
         except OSError:
             raise Abandon(ScanResult.FAIL) from None
         if folio is None:
             raise MmrefInternalError(f"Sgp.NOALLOC gave no folio at index {index}")
+        return folio
+
+    def lock_old_of_file(self, run: CollapseRun, index: int, entry: Folio | int | None) -> Folio:
+        """Lock the folio at an index of a file on a disk and take a reference; unlocks i_pages.
+
+        What is not in the cache is read. A dirty folio has not been written since it was last open for writing:
+        start that, and fail this time.
+        """
+        if not isinstance(entry, Folio):
+            run.xa_unlock()
+            page_cache_sync_readahead(run.mapping, index, run.end - index)
+            run.mapping.memory.lru.drain()
+            folio = filemap_lock_folio(run.mapping, index)
+            if folio is None:
+                raise Abandon(ScanResult.FAIL)
+            return folio
+        if entry.test_dirty():
+            run.xa_unlock()
+            filemap_flush(run.mapping)
+            raise Abandon(ScanResult.FAIL)
+        if entry.test_writeback():
+            raise Abandon(ScanResult.FAIL)
+        return self.lock_present(run, entry)
+
+    def lock_present(self, run: CollapseRun, folio: Folio) -> Folio:
+        """Lock a folio that is in the cache, if that needs no waiting, and take a reference; unlocks i_pages."""
+        if not folio.trylock():
+            raise Abandon(ScanResult.PAGE_LOCK)
+        folio.get()
+        run.xa_unlock()
         return folio
 
     def check_old(self, run: CollapseRun, folio: Folio) -> None:
@@ -195,16 +264,25 @@ class CollapseStrategy(ABC):
         if not folio.test_uptodate():
             raise Abandon(ScanResult.FAIL)
         if folio.order:
-            whole = folio.order == run.order and folio.index == run.start
-            raise Abandon(ScanResult.PTE_MAPPED_HUGEPAGE if whole else ScanResult.PAGE_COMPOUND)
+            if folio.order == run.order and folio.index == run.start:
+                raise Abandon(ScanResult.PTE_MAPPED_HUGEPAGE)
+            if not self.collapses_large:
+                raise Abandon(ScanResult.PAGE_COMPOUND)
         if folio.mapping is not run.mapping:
             raise Abandon(ScanResult.TRUNCATED)
+        if not run.is_shmem and (folio.test_dirty() or folio.test_writeback()):
+            raise Abandon(ScanResult.FAIL)
 
     def isolate_old(self, run: CollapseRun, index: int, folio: Folio) -> None:
-        """Take a locked folio off the LRU and claim it; leaves i_pages locked."""
+        """Take a locked folio off the LRU and out of the page tables, and claim it; leaves i_pages locked."""
         lru = run.mapping.memory.lru
         if not lru.isolate(folio):
             raise Abandon(ScanResult.DEL_PAGE_LRU)
+        if not run.is_shmem and not run.inode.release_folio(folio):
+            lru.putback(folio)
+            raise Abandon(ScanResult.PAGE_HAS_PRIVATE)
+        if folio.mapped():
+            try_to_unmap(folio, batch_flush=True)
         run.xa_lock()
         found = run.mapping.i_pages.load(index)
         if found is not folio:  # VM_BUG_ON_FOLIO in the kernel
@@ -218,18 +296,43 @@ class CollapseStrategy(ABC):
 
     # Finishing ---------------------------------------------------------------------------------------------
 
+    def flush_tlbs(self, run: CollapseRun) -> None:
+        """Make all CPUs forget where the old folios were mapped: from here on nobody can write to them."""
+        try_to_unmap_flush(run.mapping)
+
+    def count_huge(self, run: CollapseRun) -> None:
+        """Announce a huge page to who opens the file for writing, unless somebody has it open already.
+
+        Both sides write first and read then, each with a fence in between, so that one of them sees the other
+        (Linux eb6ecbed0aa2, v5.14). Only for files that are not on tmpfs. Context: i_pages is locked.
+        """
+        if run.is_shmem:
+            return
+        run.mapping.nr_thps += 1
+        smp_mb()
+        if run.inode.i_writecount > 0:
+            run.mapping.nr_thps -= 1
+            raise Abandon(ScanResult.FAIL)
+
     def account(self, run: CollapseRun) -> None:
-        """Count the huge folio, and the holes that it fills. Context: i_pages is locked."""
+        """Count the huge folio, and the holes that it fills. Context: i_pages is locked.
+
+        The old folios' pages stay counted where they were, though they are on the new folio's node and charged to its
+        control group from now on: B43.
+        """
         vmstat = run.mapping.memory.vmstat
-        vmstat.add(NR_SHMEM_THPS, run.nr)
-        vmstat.add(NR_FILE_PAGES, run.nr_none)
-        vmstat.add(NR_SHMEM, run.nr_none)
+        if run.order:
+            vmstat.add(NR_SHMEM_THPS if run.is_shmem else NR_FILE_THPS, run.nr, run.new)
+        if run.nr_none:
+            vmstat.add(NR_FILE_PAGES, run.nr_none, run.new)
+            vmstat.add(NR_SHMEM, run.nr_none, run.new)
 
     def mark_uptodate(self, run: CollapseRun) -> None:
         """Declare the new folio's content valid, and make it an ordinary one: references, dirty, LRU."""
         run.new.mark_uptodate()
         run.new.ref_add(run.nr - 1)  # one reference per page; the allocation's own is the first
-        run.new.mark_dirty()
+        if run.is_shmem:
+            run.new.mark_dirty()
         run.mapping.memory.lru.add(run.new)
 
     def join(self, run: CollapseRun) -> None:
@@ -238,6 +341,10 @@ class CollapseStrategy(ABC):
         run.xas.store(run.new)
         if run.xas.error:
             raise MmrefInternalError(f"storing the huge folio failed ({run.xas.error}) though slots were reserved")
+
+    def retract_page_tables(self, run: CollapseRun) -> ScanResult:
+        """Take the page tables away that the huge page can do without; say what became of the caller's own."""
+        return retract_page_tables_exclusively(run.mapping, run.start, run.new, run.control)
 
     def unlock_new(self, run: CollapseRun) -> None:
         """Let everybody use the new folio."""

@@ -30,11 +30,7 @@ __all__ = [
     "find_get_entry",
     "find_lock_entries",
     "mapping_seek_hole_data",
-    "truncate_inode_folio",
 ]
-
-PAGEVEC_SIZE = 15
-"""Entries per batch of a lookup. Kernel: PAGEVEC_SIZE, include/linux/pagevec.h (6.1)."""
 
 
 def filemap_get_entry(mapping: AddressSpace, index: int) -> Folio | int | None:
@@ -151,12 +147,13 @@ def _folio_seek_hole_data(entry: Folio | int, start: int, end: int, seek_data: b
 def find_lock_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple[int, Folio | int]]:
     """List (index, entry) from `start` to `end` (pages, inclusive); folios are locked, with a reference.
 
-    Kernel: find_lock_entries(), mm/filemap.c; at most 15 at a time, as there. Leaves out folios that somebody
+    Kernel: find_lock_entries(), mm/filemap.c; no more than fit a batch, as there. Leaves out folios that somebody
     else has locked, that have left the mapping, or that reach over either end. The caller unlocks and puts.
     """
     xas = XaState(mapping.i_pages, start)
     found: list[tuple[int, Folio | int]] = []
-    while len(found) < PAGEVEC_SIZE and (entry := find_get_entry(xas, end)) is not None:
+    most = mapping.memory.rules.pagevec_size
+    while len(found) < most and (entry := find_get_entry(xas, end)) is not None:
         if not isinstance(entry, Folio):
             found.append((xas.index, entry))
         elif entry.index < start or entry.next_index - 1 > end or not entry.trylock():
@@ -172,11 +169,12 @@ def find_lock_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple
 def find_get_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple[int, Folio | int]]:
     """List (index, entry) from `start` to `end` (pages, inclusive); folios carry a reference each.
 
-    Kernel: find_get_entries(), mm/filemap.c; at most 15 at a time, as there.
+    Kernel: find_get_entries(), mm/filemap.c; no more than fit a batch, as there.
     """
     xas = XaState(mapping.i_pages, start)
     found: list[tuple[int, Folio | int]] = []
-    while len(found) < PAGEVEC_SIZE and (entry := find_get_entry(xas, end)) is not None:
+    most = mapping.memory.rules.pagevec_size
+    while len(found) < most and (entry := find_get_entry(xas, end)) is not None:
         found.append((xas.index, entry))
     return found
 
@@ -194,6 +192,8 @@ def filemap_remove_folio(folio: Folio) -> None:
     nr = folio.nr_pages
     with mapping.i_pages.xa_lock:
         account_folio(mapping, folio, -nr)
+        if folio.order == mapping.host.pmd_order and folio.order > 0 and not mapping.host.is_shmem:
+            mapping.nr_thps -= 1
         xas = XaState(mapping.i_pages, folio.index, folio.order)
         xas.store(None)
         folio.mapping = None
@@ -207,23 +207,8 @@ def account_folio(mapping: AddressSpace, folio: Folio, nr: int) -> None:
     Kernel: filemap_unaccount_folio(), mm/filemap.c, and shmem_update_stats(), mm/shmem.c.
     """
     vmstat, shmem = mapping.memory.vmstat, mapping.host.is_shmem
-    vmstat.add(NR_FILE_PAGES, nr)
+    vmstat.add(NR_FILE_PAGES, nr, folio)
     if shmem:
-        vmstat.add(NR_SHMEM, nr)
+        vmstat.add(NR_SHMEM, nr, folio)
     if folio.order == mapping.host.pmd_order and folio.order > 0:
-        vmstat.add(NR_SHMEM_THPS if shmem else NR_FILE_THPS, nr)
-
-
-def truncate_inode_folio(mapping: AddressSpace, folio: Folio) -> bool:
-    """Remove a locked folio from the file, unless it has left it already.
-
-    Kernel: truncate_inode_folio(), mm/truncate.c.
-
-    Returns:
-        False if the folio no longer belongs to this mapping.
-    """
-    if folio.mapping is not mapping:
-        return False
-    folio.cancel_dirty()
-    filemap_remove_folio(folio)
-    return True
+        vmstat.add(NR_SHMEM_THPS if shmem else NR_FILE_THPS, nr, folio)

@@ -18,6 +18,8 @@ def mincore_page(mapping: AddressSpace, index: int) -> bool:
     Context: no folio lock; a folio that is being filled counts as absent.
     """
     entry = filemap_get_entry(mapping, index)
+    if isinstance(entry, int) and mapping.host.is_shmem and mapping.memory.swap is not None:
+        entry = mapping.memory.swap.cache_get(entry)  # Kernel: filemap_get_incore_folio(), mm/swap_state.c
     if not isinstance(entry, Folio):
         return False
     present = entry.test_uptodate()

@@ -1,77 +1,74 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""shmem: files that live in the page cache alone (tmpfs, memfd), and their accounting.
+"""shmem: files that live in the page cache and in swap alone (tmpfs, memfd).
 
 Conventions in this file (as in mm/shmem.c): `index` is in pages, `offset`, `pos` and lengths are in bytes,
-`folio` comes back locked and with a reference from `get_folio()`. The accounting is that of Linux 6.1 to 6.4:
-
-* `alloced` is the number of pages that the file has been charged for,
-* `swapped` the number of its swap entries,
-* and at rest `alloced == mapping.nrpages + swapped`. Whoever changes two of the three does so in an order in
-  which a concurrent `recalc()` can only find too little alloced, never too much.
+`folio` comes back locked and with a reference from `get_folio()`.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from errno import EFBIG, EINVAL, ENOENT, ENOMEM, ENOSPC
+from errno import EEXIST, EFAULT, EFBIG, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC
+from typing import TYPE_CHECKING
 
 from mmref.errors import MmrefInternalError
 from mmref.folio import Folio
 from mmref.pagecache.filemap import (
     account_folio,
     filemap_get_entry,
+    filemap_remove_folio,
     find_get_entries,
     find_lock_entries,
     mapping_seek_hole_data,
-    truncate_inode_folio,
 )
-from mmref.pagecache.mapping import AddressSpace, Memory
-from mmref.pagecache.split import split_folio
-from mmref.sync import RwSem, SpinLock
+from mmref.pagecache.inode import BLOCK_SIZE, MAX_LFS_FILESIZE, Sgp
+from mmref.pagecache.mapping import AddressSpace
+from mmref.pagecache.rmap import unmap_mapping_range
+from mmref.pagecache.shmem_accounting import ShmemAccounting
+from mmref.pagecache.truncate import truncate_inode_folio, truncate_inode_partial_folio
+from mmref.sync import RwSem, SpinLock, cpu_relax
 from mmref.xarray import XaState
 
-__all__ = ["BLOCK_SIZE", "Sgp", "ShmemInode"]
+if TYPE_CHECKING:
+    from mmref.pagecache.fault import Fault
 
-BLOCK_SIZE = 512
-"""Unit of st_blocks (bytes)."""
-
-MAX_LFS_FILESIZE = 2**63 - 1
-"""Largest file offset (bytes). Kernel: MAX_LFS_FILESIZE, include/linux/fs.h."""
+__all__ = ["BLOCK_SIZE", "Sgp", "ShmemFalloc", "ShmemInode"]
 
 
-class Sgp(Enum):
-    """What `get_folio()` does about a hole or an unwritten folio. Kernel: enum sgp_type, shmem_fs.h."""
-
-    READ = "do not allocate: a hole and an unwritten folio give None"
-    NOALLOC = "fail with ENOENT on a hole; clear an unwritten folio"
-    CACHE = "allocate, cleared, but not beyond the file size"
-    WRITE = "allocate; the caller writes or clears it"
-    FALLOC = "allocate, unwritten; clear one that was there"
+_WITHIN_SIZE = (Sgp.READ, Sgp.NOALLOC, Sgp.CACHE)
 
 
-class ShmemInode:
+class ShmemFalloc:
+    """A fallocate() or a punch that is under way. Kernel: struct shmem_falloc, mm/shmem.c.
+
+    Attributes:
+        start: first page of the range.
+        next: index behind what has been done (or, for a punch, behind the range).
+        punching: faults in the range must wait.
+        nr_falloced: pages added.
+        nr_unswapped: pages that reclaim would have liked to swap out meanwhile.
+    """
+
+    __slots__ = ("next", "nr_falloced", "nr_unswapped", "punching", "start")
+
+    def __init__(self, start: int, next: int, punching: bool) -> None:
+        self.start = start
+        self.next = next
+        self.punching = punching
+        self.nr_falloced = 0
+        self.nr_unswapped = 0
+
+
+class ShmemInode(ShmemAccounting):
     """A tmpfs or memfd file.
 
     Kernel: struct shmem_inode_info with its struct inode, include/linux/shmem_fs.h.
 
     Attributes:
-        name: for people.
-        i_mapping: its page cache.
-        i_size: size (bytes); changes under `i_rwsem`.
-        i_blocks: blocks of 512 bytes charged, as stat(2) tells.
-        alloced, swapped: see the top of this file (pages); change under `lock`.
-        i_rwsem: the inode lock.
-        lock: the spinlock of the accounting.
-        max_pages: how many pages it may be charged for, or None for no limit.
-        pmd_order: log2 of the pages of a huge page.
+        fallocend: index behind the highest page that fallocate() has allocated behind the end of the file.
+        i_private: the fallocate() or punch that is under way; changes under `i_lock`.
     """
 
-    __slots__ = (
-        "alloced", "i_blocks", "i_mapping", "i_rwsem", "i_size", "lock", "max_pages", "name", "pmd_order",
-        "swapped", "used_pages",
-    )  # fmt: skip
-
-    is_shmem = True
+    __slots__ = ("fallocend", "i_private")
 
     def __init__(
         self,
@@ -80,92 +77,29 @@ class ShmemInode:
         size: int,
         pmd_order: int,
         i_rwsem: RwSem,
+        i_lock: SpinLock,
         lock: SpinLock,
         max_pages: int | None = None,
     ) -> None:
-        self.name = name
-        self.i_mapping = mapping
-        self.i_size = size
-        self.i_blocks = 0
-        self.alloced = 0
-        self.swapped = 0
-        self.used_pages = 0
-        self.max_pages = max_pages
-        self.pmd_order = pmd_order
-        self.i_rwsem = i_rwsem
-        self.lock = lock
-        mapping.host = self
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}: {self.i_size} bytes>"
-
-    @property
-    def memory(self) -> Memory:
-        """The machine's memory."""
-        return self.i_mapping.memory
-
-    # Accounting --------------------------------------------------------------------------------------------
-
-    def acct_block(self, pages: int) -> bool:
-        """Reserve blocks of the filesystem; False if it is full. Kernel: shmem_inode_acct_block(), mm/shmem.c."""
-        if self.max_pages is not None and self.used_pages + pages > self.max_pages:
-            return False
-        self.used_pages += pages
-        return True
-
-    def unacct_blocks(self, pages: int) -> None:
-        """Give blocks of the filesystem back. Kernel: shmem_inode_unacct_blocks(), mm/shmem.c."""
-        self.used_pages -= pages
-
-    def _charge_blocks(self, pages: int) -> None:
-        """Change `alloced` and `i_blocks` together. Context: `lock` is held."""
-        self.alloced += pages
-        self.i_blocks += pages * (self.memory.page_size // BLOCK_SIZE)
-
-    def recalc(self) -> None:
-        """Stop charging for pages that are gone: whatever is alloced above nrpages + swapped.
-
-        Kernel: shmem_recalc_inode(), mm/shmem.c.
-
-        Context: `lock` is held; reads nrpages without xa_lock.
-        """
-        freed = self.alloced - self.swapped - self.i_mapping.nrpages
-        if freed > 0:
-            self._charge_blocks(-freed)
-            self.unacct_blocks(freed)
-
-    def charge(self, pages: int) -> bool:
-        """Charge the file for pages that a collapse is about to add; False if the filesystem is full.
-
-        Kernel: shmem_charge(), mm/shmem.c.
-
-        Context: xa_lock is held (until Linux 509f006932de, v6.6). Raises nrpages before alloced: the other
-        way round a concurrent `recalc()` would take the difference for freed pages (Linux aaa52e340073, v4.20).
-        """
-        if not self.acct_block(pages):
-            return False
-        self.i_mapping.nrpages += pages
-        with self.lock:
-            self._charge_blocks(pages)
-            self.recalc()
-        return True
-
-    def uncharge(self, pages: int) -> None:
-        """Undo `charge()`; the caller has lowered nrpages. Kernel: shmem_uncharge(), mm/shmem.c."""
-        with self.lock:
-            self._charge_blocks(-pages)
-            self.recalc()
-        self.unacct_blocks(pages)
+        self.fallocend = 0
+        self.i_private: ShmemFalloc | None = None
+        super().__init__(name, mapping, size, pmd_order, i_rwsem, i_lock, lock, max_pages)
 
     # Getting a page ----------------------------------------------------------------------------------------
 
-    def get_folio(self, index: int, sgp: Sgp) -> Folio | None:
+    def get_folio(self, index: int, sgp: Sgp, fault: Fault | None = None) -> Folio | None:
         """Return the folio at an index (pages), locked and with a reference; None where `sgp` says so.
 
         Kernel: shmem_get_folio_gfp(), mm/shmem.c.
 
+        Args:
+            index: which page.
+            sgp: what to do about a hole.
+            fault: the page fault on behalf of which it is asked for; its VMA may have a userfaultfd.
+
         Raises:
             OSError: ENOENT (`Sgp.NOALLOC` on a hole), EINVAL (beyond the file size), EFBIG, ENOMEM, ENOSPC.
+            FaultRetry: the fault has been handed to a userfaultfd, and is to be tried again.
 
         Context: may sleep on the folio lock; must not hold xa_lock.
         """
@@ -174,11 +108,20 @@ class ShmemInode:
         if index > MAX_LFS_FILESIZE >> page_shift:
             raise OSError(EFBIG, f"Index {index} is behind the largest offset of a file")
         while True:
-            if sgp in (Sgp.READ, Sgp.NOALLOC, Sgp.CACHE) and index << page_shift >= self.i_size:
+            if sgp in _WITHIN_SIZE and index << page_shift >= self.i_size:
                 raise OSError(EINVAL, f"Index {index} is behind the end of the file")
             entry = filemap_get_entry(mapping, index)
+            if entry is not None and fault is not None and fault.vma.userfaultfd_minor():
+                if isinstance(entry, Folio):
+                    entry.put()
+                raise fault.handle_userfault("minor")
             if isinstance(entry, int):
-                raise MmrefInternalError(f"swap entry {entry} at index {index}, but nothing swaps out yet")
+                from mmref.pagecache.shmem_swap import shmem_swapin_folio
+
+                folio = shmem_swapin_folio(self, index, entry)
+                if folio is None:
+                    continue
+                return folio
             if entry is not None:
                 entry.lock()
                 if entry.mapping is not mapping:  # truncated, or replaced by a collapse, while we waited
@@ -188,52 +131,103 @@ class ShmemInode:
                 if entry.test_uptodate():
                     return entry
                 if sgp is not Sgp.READ:
-                    return self._initialise(entry, sgp)
+                    return self._initialise(entry, index, sgp, False)
                 entry.unlock()
                 entry.put()
             if sgp is Sgp.READ:
                 return None
             if sgp is Sgp.NOALLOC:
                 raise OSError(ENOENT, f"Nothing at index {index}")
-            folio = self._alloc_and_add(index)
+            if fault is not None and fault.vma.userfaultfd_missing():
+                raise fault.handle_userfault("missing")
+            folio = self.alloc_and_add_folio(index)
             if folio is not None:
                 # A folio that fallocate has just added stays unwritten: it can be told apart and undone.
-                return self._initialise(folio, Sgp.WRITE if sgp is Sgp.FALLOC else sgp)
+                return self._initialise(folio, index, Sgp.WRITE if sgp is Sgp.FALLOC else sgp, True)
 
-    def _initialise(self, folio: Folio, sgp: Sgp) -> Folio:
+    def _initialise(self, folio: Folio, index: int, sgp: Sgp, alloced: bool) -> Folio:
         """Clear an unwritten folio, unless the caller is about to write it. Kernel: `clear:` in the above."""
         if sgp is not Sgp.WRITE:
             for page in range(folio.nr_pages):
                 folio.clear_page(page)
             folio.mark_uptodate()
+        if sgp in _WITHIN_SIZE and index << self.memory.page_shift >= self.i_size:  # truncated since we looked
+            if alloced:
+                filemap_remove_folio(folio)
+            self.recalc_inode()
+            folio.unlock()
+            folio.put()
+            raise OSError(EINVAL, f"Index {index} is behind the end of the file")
         return folio
 
-    def _alloc_and_add(self, index: int) -> Folio | None:
+    def alloc_and_add_folio(self, index: int) -> Folio | None:
         """Put a new folio into the cache, locked; None if somebody else was faster.
 
-        Kernel: shmem_alloc_and_acct_folio(), mm/shmem.c.
+        Kernel: shmem_alloc_and_add_folio(), mm/shmem.c (6.1: shmem_alloc_and_acct_folio() and its caller).
+
+        Raises:
+            OSError: ENOSPC, ENOMEM.
         """
-        if not self.acct_block(1):
+        acct_first = not self.memory.rules.recalc_with_deltas
+        if acct_first and not self._acct_or_recalc():
             raise OSError(ENOSPC, f"{self.name} has reached its limit of {self.max_pages} pages")
-        folio = self.memory.allocator.alloc(0)
+        folio = self.memory.alloc_folio(0)
         if folio is None:
-            self.unacct_blocks(1)
+            if acct_first:
+                self.unacct_blocks(1)
             raise OSError(ENOMEM, "Out of memory")
         folio.trylock()
         folio.set_swapbacked()
-        if not self._add_to_page_cache(folio, index):
-            self.unacct_blocks(1)
+        charged = self.memory.charge(folio)
+        if not charged or not self.add_to_page_cache(folio, index, None):
+            if acct_first:
+                self.unacct_blocks(1)
             folio.unlock()
             folio.put()
+            if not charged:
+                raise OSError(ENOMEM, f"The control group {self.memory.memcg} is at its limit")
             return None
-        self.memory.lru.add(folio)
-        with self.lock:
-            self._charge_blocks(1)
-            self.recalc()
+        if not acct_first and not self._acct_or_recalc(added=1):
+            filemap_remove_folio(folio)
+            folio.unlock()
+            folio.put()
+            raise OSError(ENOSPC, f"{self.name} has reached its limit of {self.max_pages} pages")
+        if acct_first:
+            self.memory.lru.add(folio)
+        self.recalc_inode(1)
+        if not acct_first:
+            self.memory.lru.add(folio)
         return folio
 
-    def _add_to_page_cache(self, folio: Folio, index: int) -> bool:
-        """Store a locked folio where nothing is. Kernel: shmem_add_to_page_cache(), mm/shmem.c."""
+    def _acct_or_recalc(self, added: int = 0) -> bool:
+        """Take a block of the filesystem, if need be after giving back those of pages that are gone.
+
+        Args:
+            added: pages that are in the cache already, but not accounted for.
+        """
+        if self.acct_blocks(1):
+            return True
+        if not added:
+            self.recalc_inode()
+        else:
+            with self.lock:
+                freed = added + self.alloced - self.swapped - self.i_mapping.nrpages
+                if freed > 0:
+                    self.alloced -= freed
+            if freed > 0:
+                self.unacct_blocks(freed)
+        return self.acct_blocks(1)
+
+    def add_to_page_cache(self, folio: Folio, index: int, expected: int | None) -> bool:
+        """Store a locked folio at an index; False if there is anything but what is expected.
+
+        Kernel: shmem_add_to_page_cache(), mm/shmem.c.
+
+        Args:
+            folio: what to add.
+            index: where (pages).
+            expected: the swap entry that must be there, or None for nothing.
+        """
         mapping = self.i_mapping
         folio.ref_add(folio.nr_pages)
         folio.mapping = mapping
@@ -241,17 +235,81 @@ class ShmemInode:
         xas = XaState(mapping.i_pages, index, folio.order)
         while True:
             with mapping.i_pages.xa_lock:
-                occupied = xas.find_conflict() is not None
-                if not occupied:
+                stored = xas.find_conflict() == expected
+                if stored:
                     xas.store(folio)
-                    if not xas.error:
+                    stored = not xas.error
+                    if stored:
                         account_folio(mapping, folio, folio.nr_pages)
                         mapping.nrpages += folio.nr_pages
                         return True
-            if occupied or not xas.nomem():
+            if not xas.error or not xas.nomem():
                 folio.mapping = None
                 folio.ref_sub(folio.nr_pages)
                 return False
+
+    def mfill_folio(self, index: int, content: bytes) -> Folio:
+        """Add a page with this content where nothing is: locked, with a reference, uptodate from the start.
+
+        Kernel: shmem_mfill_atomic_pte(), mm/shmem.c.
+
+        Raises:
+            OSError: EEXIST: something is there; EFAULT: behind the end of the file; ENOSPC; ENOMEM.
+        """
+        if not self.acct_blocks(1):
+            raise OSError(ENOSPC, f"{self.name} has reached its limit of {self.max_pages} pages")
+        folio = self.memory.alloc_folio(0)
+        if folio is None:
+            self.unacct_blocks(1)
+            raise OSError(ENOMEM, "Out of memory")
+        folio.trylock()
+        folio.set_swapbacked()
+        folio.write(0, content)
+        folio.mark_uptodate()
+        error = 0
+        if index >= self.nr_pages:
+            error = EFAULT
+        elif not self.memory.charge(folio):
+            error = ENOMEM
+        elif not self.add_to_page_cache(folio, index, None):
+            error = EEXIST
+        if error:
+            self.unacct_blocks(1)
+            folio.unlock()
+            folio.put()
+            raise OSError(error, f"Page {index} of {self.name} cannot be filled")
+        folio.mark_dirty()
+        self.memory.lru.add(folio)
+        self.recalc_inode(1)
+        return folio
+
+    def fault(self, fault: Fault) -> Folio:
+        """Return the folio that a page fault asks for, locked and with a reference. Kernel: shmem_fault(), mm/shmem.c.
+
+        Raises:
+            OSError: as `get_folio()`.
+            FaultRetry: as `get_folio()`.
+        """
+        while True:  # a hole is being punched here: wait, or the punch might never end
+            with self.i_lock:
+                falloc = self.i_private
+                wait = falloc is not None and falloc.punching and falloc.start <= fault.index < falloc.next
+            if not wait:
+                break
+            cpu_relax()
+        folio = self.get_folio(fault.index, Sgp.CACHE, fault)
+        if folio is None:
+            raise MmrefInternalError(f"Sgp.CACHE gave no folio at index {fault.index}")
+        return folio
+
+    def falloc_unswapped(self, index: int) -> bool:
+        """Tell whether a page belongs to a fallocate() under way, and count that it was not swapped out."""
+        with self.i_lock:
+            falloc = self.i_private
+            if falloc is None or falloc.punching or not falloc.start <= index < falloc.next:
+                return False
+            falloc.nr_unswapped += 1
+            return True
 
     # System calls ------------------------------------------------------------------------------------------
 
@@ -276,6 +334,11 @@ class ShmemInode:
                 parts.append(bytes(nr))
             else:
                 folio.unlock()
+                if folio.test_hwpoison():
+                    folio.put()
+                    if parts:
+                        break
+                    raise OSError(EIO, f"The memory of page {index} is broken")
                 parts.append(folio.read((index - folio.index) * page_size + offset, nr))
                 folio.put()
             pos += nr
@@ -329,42 +392,72 @@ class ShmemInode:
         """Allocate unwritten folios for a range (bytes). Kernel: shmem_fallocate(), mm/shmem.c.
 
         Raises:
-            OSError: EINVAL, ENOSPC, ENOMEM; whatever this call had allocated is then taken back.
+            OSError: EINVAL, EFBIG, ENOSPC, ENOMEM; whatever this call had allocated is then taken back.
         """
         if offset < 0 or length <= 0:
             raise OSError(EINVAL, f"Cannot allocate {length} bytes from offset {offset}")
+        if offset + length > MAX_LFS_FILESIZE:
+            raise OSError(EFBIG, f"Cannot allocate up to offset {offset + length}")
         page_size = self.memory.page_size
         self.i_rwsem.down_write()
         try:
             start, end = offset // page_size, -(-(offset + length) // page_size)
             if self.max_pages is not None and end - start > self.max_pages:
                 raise OSError(ENOSPC, f"{end - start} pages are more than the limit of {self.max_pages}")
-            index = start
-            while index < end:
-                try:
-                    folio = self.get_folio(index, Sgp.FALLOC)
-                except OSError:
-                    if index > start:
-                        self.undo_range(start * page_size, index * page_size - 1, unfalloc=True)
-                    raise
-                if folio is None:
-                    raise MmrefInternalError(f"Sgp.FALLOC gave no folio at index {index}")
-                index = folio.next_index
-                folio.mark_dirty()
-                folio.unlock()
-                folio.put()
+            falloc = ShmemFalloc(start, start, punching=False)
+            self._set_private(falloc)
+            fallocend, self.fallocend = self.fallocend, max(self.fallocend, end)
+            try:
+                index = start
+                while index < end:
+                    index = self._fallocate_one(index, falloc)
+            except OSError:
+                self.fallocend = fallocend
+                if index > start:
+                    self.undo_range(start * page_size, index * page_size - 1, unfalloc=True)
+                raise
+            finally:
+                self._set_private(None)
             if not keep_size and offset + length > self.i_size:
                 self.i_size = offset + length
         finally:
             self.i_rwsem.up_write()
 
+    def _fallocate_one(self, index: int, falloc: ShmemFalloc) -> int:
+        """Allocate one folio; return the index behind it (pages)."""
+        if falloc.nr_unswapped > falloc.nr_falloced:
+            raise OSError(ENOMEM, "Memory is short: what is allocated would be swapped out at once")
+        folio = self.get_folio(index, Sgp.FALLOC)
+        if folio is None:
+            raise MmrefInternalError(f"Sgp.FALLOC gave no folio at index {index}")
+        index = folio.next_index
+        if not folio.test_uptodate():
+            falloc.nr_falloced += index - falloc.next
+        falloc.next = index
+        folio.mark_dirty()
+        folio.unlock()
+        folio.put()
+        return index
+
+    def _set_private(self, falloc: ShmemFalloc | None) -> None:
+        with self.i_lock:
+            self.i_private = falloc
+
     def punch_hole(self, offset: int, length: int) -> None:
         """Free a range (bytes); parts of pages are zeroed. Kernel: shmem_fallocate(PUNCH_HOLE), mm/shmem.c."""
         if offset < 0 or length <= 0:
             raise OSError(EINVAL, f"Cannot punch {length} bytes from offset {offset}")
+        if offset + length > MAX_LFS_FILESIZE:
+            raise OSError(EFBIG, f"Cannot punch up to offset {offset + length}")
+        page_size = self.memory.page_size
         self.i_rwsem.down_write()
         try:
+            first, behind = -(-offset // page_size), (offset + length) // page_size
+            self._set_private(ShmemFalloc(first, behind, punching=True))
+            if first < behind:
+                unmap_mapping_range(self.i_mapping, first, behind - first, even_cows=False)
             self.undo_range(offset, offset + length - 1)
+            self._set_private(None)
         finally:
             self.i_rwsem.up_write()
 
@@ -372,12 +465,17 @@ class ShmemInode:
         """Set the file size (bytes), freeing what lies behind it. Kernel: shmem_setattr(), mm/shmem.c."""
         if not 0 <= size <= MAX_LFS_FILESIZE:
             raise OSError(EINVAL, f"A file cannot have {size} bytes")
+        page_size = self.memory.page_size
         self.i_rwsem.down_write()
         try:
-            shrinks = size < self.i_size
-            self.i_size = size
-            if shrinks:
+            old, self.i_size = self.i_size, size
+            if size <= old:
+                behind = -(-size // page_size)
+                if old > behind * page_size:
+                    unmap_mapping_range(self.i_mapping, behind)
                 self.undo_range(size, MAX_LFS_FILESIZE)
+                if old > behind * page_size:  # again: who faulted in the meantime may have COWed a page
+                    unmap_mapping_range(self.i_mapping, behind)
         finally:
             self.i_rwsem.up_write()
 
@@ -392,6 +490,9 @@ class ShmemInode:
         mapping = self.i_mapping
         page_size = self.memory.page_size
         start, end = -(-lstart // page_size), (lend + 1) // page_size
+        if start < self.fallocend <= end and not unfalloc:
+            self.fallocend = start
+        swaps_freed = 0
         index = start
         while index < end and (batch := find_lock_entries(mapping, index, end - 1)):
             for at, entry in batch:
@@ -402,22 +503,42 @@ class ShmemInode:
                         truncate_inode_folio(mapping, entry)
                     entry.unlock()
                     entry.put()
+                elif not unfalloc:
+                    swaps_freed += self._free_swap(at, entry)
         if not unfalloc:
             start, end = self._undo_partial_folios(lstart, lend, start, end)
         index = start
-        while index < end and (batch := find_get_entries(mapping, index, end - 1)):
+        while index < end:
+            batch = find_get_entries(mapping, index, end - 1)
+            if not batch:
+                if index == start or lend != MAX_LFS_FILESIZE:
+                    break
+                index = start  # a truncation goes on until all is gone
+                continue
             again = False
             for at, entry in batch:
-                if not isinstance(entry, Folio):
+                if isinstance(entry, Folio):
+                    if not again:
+                        index, again = self._undo_folio(at, entry, lstart, lend, start, unfalloc)
+                    entry.put()
+                elif not again:
                     index = at + 1
-                    continue
-                if not again:
-                    index, again = self._undo_folio(at, entry, lstart, lend, unfalloc)
-                entry.put()
-        with self.lock:
-            self.recalc()
+                    if not unfalloc:
+                        freed = self._free_swap(at, entry)
+                        swaps_freed += freed
+                        if not freed:  # replaced by a page: look again
+                            index, again = at, True
+        self.recalc_inode(0, -swaps_freed)
 
-    def _undo_folio(self, at: int, folio: Folio, lstart: int, lend: int, unfalloc: bool) -> tuple[int, bool]:
+    def _free_swap(self, index: int, entry: int) -> int:
+        """Free a swapped page; return how many there were: 0 if it is no longer there."""
+        from mmref.pagecache.shmem_swap import shmem_free_swap
+
+        return int(shmem_free_swap(self, index, entry))
+
+    def _undo_folio(
+        self, at: int, folio: Folio, lstart: int, lend: int, start: int, unfalloc: bool
+    ) -> tuple[int, bool]:
         """Undo one folio of pass 2; return where to go on (pages), and whether to look everything up again."""
         mapping = self.i_mapping
         folio.lock()
@@ -430,8 +551,8 @@ class ShmemInode:
                 truncate_inode_folio(mapping, folio)
                 return at + 1, False
             next_index = folio.next_index
-            if self._truncate_partial_folio(folio, lstart, lend) and folio.order == 0:
-                return at, True  # split: pick the small folios up
+            if truncate_inode_partial_folio(folio, lstart, lend) and folio.order == 0:
+                return start, True  # split: pick the small folios up
             return next_index, False
         finally:
             folio.unlock()
@@ -445,7 +566,8 @@ class ShmemInode:
         if folio is not None:
             same_folio = lend < (folio.index + folio.nr_pages) * page_size
             before, behind = folio.index, folio.next_index
-            if not self._truncate_partial_folio(folio, lstart, lend):
+            folio.mark_dirty()
+            if not truncate_inode_partial_folio(folio, lstart, lend):
                 start = behind
                 if same_folio:
                     end = before
@@ -453,7 +575,8 @@ class ShmemInode:
             folio.put()
         if not same_folio and (folio := self._get_partial_folio(last)) is not None:
             before = folio.index
-            if not self._truncate_partial_folio(folio, lstart, lend):
+            folio.mark_dirty()
+            if not truncate_inode_partial_folio(folio, lstart, lend):
                 end = before
             folio.unlock()
             folio.put()
@@ -473,21 +596,6 @@ class ShmemInode:
             return self.get_folio(index, Sgp.READ)
         except OSError:  # behind the end of the file
             return None
-
-    def _truncate_partial_folio(self, folio: Folio, lstart: int, lend: int) -> bool:
-        """Free or zero the part of a locked folio that lies in the range; False if a large one stays whole.
-
-        Kernel: truncate_inode_partial_folio(), mm/truncate.c.
-        """
-        page_size = self.memory.page_size
-        pos = folio.index * page_size
-        folio.mark_dirty()
-        offset = max(lstart - pos, 0)
-        length = min(lend + 1 - pos, folio.size) - offset
-        if length == folio.size:
-            return truncate_inode_folio(self.i_mapping, folio)
-        folio.zero_range(offset, length)
-        return folio.order == 0 or split_folio(folio)
 
     def llseek(self, offset: int, whence: int) -> int:
         """SEEK_DATA or SEEK_HOLE from an offset (bytes). Kernel: shmem_file_llseek(), mm/shmem.c.

@@ -7,6 +7,7 @@ from mmref.errors import MmrefInternalError
 from mmref.folio import Folio
 from mmref.pagecache.filemap import account_folio
 from mmref.pagecache.mapping import AddressSpace
+from mmref.pagecache.rmap import try_to_unmap
 from mmref.pagecache.vmstat import NR_FILE_THPS, NR_SHMEM_THPS
 from mmref.xarray import XaState
 
@@ -33,6 +34,10 @@ def split_folio(folio: Folio) -> bool:
     if folio.order >= 2 * mapping.i_pages.chunk_shift:
         return False  # xas_split() makes one level of nodes, no more
     nr, start = folio.nr_pages, folio.index
+    if folio.ref_count() != 1 + nr + folio.mapcount():
+        return False
+    if folio.mapped():
+        try_to_unmap(folio)
     xas = XaState(mapping.i_pages, start)
     xas.split_alloc(folio, folio.order)
     if xas.error:
@@ -43,10 +48,12 @@ def split_folio(folio: Folio) -> bool:
             xas.destroy()
             return False
         if folio.order == inode.pmd_order:
-            memory.vmstat.add(NR_SHMEM_THPS if inode.is_shmem else NR_FILE_THPS, -nr)
+            memory.vmstat.add(NR_SHMEM_THPS if inode.is_shmem else NR_FILE_THPS, -nr, folio)
+            if not inode.is_shmem:
+                mapping.nr_thps -= 1  # Linux 1ca7554d05ac (v5.15)
         xas.split(folio, folio.order)
         tails = memory.allocator.split(folio)
-        end = -(-inode.i_size // memory.page_size)
+        end = max(inode.nr_pages, inode.fallocend)
         for tail in tails:
             tail.mapping = mapping
             tail.index = start + (tail.pfn - folio.pfn)
@@ -56,6 +63,8 @@ def split_folio(folio: Folio) -> bool:
         if gone:
             _remove_behind_eof(mapping, gone)
         folio.ref_unfreeze(2)
+    if gone and inode.is_shmem:
+        inode.uncharge(len(gone))
     for tail in tails:
         tail.ref_unfreeze(1 if tail.mapping is None else 2)
         memory.lru.add_tail(tail)
@@ -74,4 +83,3 @@ def _remove_behind_eof(mapping: AddressSpace, gone: list[Folio]) -> None:
     for tail in gone:
         tail.mapping = None
     mapping.nrpages -= nr
-    mapping.host.uncharge(nr)

@@ -19,7 +19,7 @@ from mmref.khugepaged import (
 )
 
 PAGE = 512
-BOTH = ["freeze-and-replace", "lock-and-insert-late"]
+BOTH = ["freeze-and-replace", "lock-and-insert-late", "upstream-6.12"]
 GEOMETRIES = [(2, 1), (2, 6), (3, 2), (3, 1), (6, 6), (7, 6), (4, 3), (9, 6)]
 LAYOUTS = ["D", "DD.D", ".DDD", "D...", "...D", "fD", "Df.f", "f", "f...", ".f.D"]
 
@@ -231,7 +231,7 @@ def test_what_is_no_strategy_is_refused(name, text):
 def test_strategies_are_found_by_name_class_instance_and_import_path():
     for given in ("freeze-and-replace", FreezeAndReplace, FreezeAndReplace(), "mmref.khugepaged:FreezeAndReplace"):
         assert type(get_strategy(given)) is FreezeAndReplace
-    assert list(strategies()) == ["freeze-and-replace", "lock-and-insert-late"]
+    assert list(strategies()) == ["freeze-and-replace", "lock-and-insert-late", "upstream-6.12"]
     assert all(one.kernel and one.summary and name == one.name for name, one in (strategies() | MUSEUM).items())
 
 

@@ -55,7 +55,9 @@ class FileMachine(RuleBasedStateMachine):
         assert self.file.mapping.nrpages <= whole
 
     @rule(
-        data=st.data(), strategy=st.sampled_from(["freeze-and-replace", "lock-and-insert-late"]), pinned=st.booleans()
+        data=st.data(),
+        strategy=st.sampled_from(["freeze-and-replace", "lock-and-insert-late", "upstream-6.12"]),
+        pinned=st.booleans(),
     )
     def collapse(self, data, strategy, pinned):
         start = data.draw(st.integers(0, self.pages // self.nr - 1)) * self.nr

@@ -39,10 +39,10 @@ class FrozenInCache(LockAndInsertLate):
         super().release_old(run)
 
     @override
-    def roll_back(self, run: CollapseRun) -> None:
+    def roll_back(self, run: CollapseRun, result: ScanResult) -> None:
         """Thaw the folios, then give them back."""
         self._thaw(run)
-        super().roll_back(run)
+        super().roll_back(run, result)
 
     def _thaw(self, run: CollapseRun) -> None:
         for folio in run.old:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What differs between kernel versions outside of collapse_file() itself, one named rule each.
+
+A machine has the rules of one version (`Machine(kernel="6.12")`); code asks for the rule by its name, never for
+the version. What differs inside collapse_file() is a strategy of its own (`mmref.khugepaged`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmref.errors import UsageError
+
+__all__ = ["DEFAULT_KERNEL", "KERNELS", "KernelRules", "kernel_rules"]
+
+
+@dataclass(frozen=True)
+class KernelRules:
+    """The rules of one kernel version.
+
+    Attributes:
+        version: as one writes it: ``"6.12"``.
+        strategy: the name of its own collapse_file() among the strategies.
+        pagevec_size: folios per LRU batch and per batch of a lookup: 15, and 31 since v6.9
+            ("mm: increase folio batch size").
+        recalc_with_deltas: shmem_recalc_inode() takes the lock itself, is told what changes, and is all that
+            uncharging does. Linux 3c1b7528d896 (v6.6). Before, the caller held the lock, and a page went into the
+            cache only after its block was accounted for.
+        ro_thp_needs_exec: collapsing a read-only file wants VM_EXEC; 6.12 no longer does.
+        disabled_vma_maps_no_pmd: a fault does not map a cached huge page by a PMD where huge pages are disabled by
+            MADV_NOHUGEPAGE or prctl(). Linux 2b0f922323cc (v6.12).
+        hugepage_registers_late: MADV_HUGEPAGE on shmem looks at the flags that the VMA had before, so only the second
+            call makes khugepaged know the process. In 6.1; gone in 6.12.
+        split_keeps_large: a large folio that is punched is split no further than needed, so larger folios remain
+            around the hole. Linux 7460b470a131 (v6.15).
+    """
+
+    version: str
+    strategy: str
+    pagevec_size: int = 31
+    recalc_with_deltas: bool = True
+    ro_thp_needs_exec: bool = False
+    disabled_vma_maps_no_pmd: bool = True
+    hugepage_registers_late: bool = False
+    split_keeps_large: bool = False
+
+
+_OLD = {
+    "pagevec_size": 15,
+    "recalc_with_deltas": False,
+    "ro_thp_needs_exec": True,
+    "disabled_vma_maps_no_pmd": False,
+    "hugepage_registers_late": True,
+}
+
+KERNELS: dict[str, KernelRules] = {
+    rules.version: rules
+    for rules in (
+        KernelRules("6.1", "freeze-and-replace", **_OLD),  # type: ignore[arg-type]
+        KernelRules("6.4", "lock-and-insert-late", **_OLD),  # type: ignore[arg-type]
+        KernelRules("6.12", "upstream-6.12"),
+        KernelRules("6.18", "upstream-6.12", split_keeps_large=True),
+    )
+}
+"""The versions that a machine can have, oldest first."""
+
+DEFAULT_KERNEL = "6.4"
+"""The version in which the seed patch was merged: its own strategy is the default one."""
+
+
+def kernel_rules(version: str) -> KernelRules:
+    """Return the rules of a version.
+
+    Raises:
+        UsageError: it is none of those that the model knows.
+
+    >>> kernel_rules("6.1").strategy
+    'freeze-and-replace'
+    """
+    found = KERNELS.get(version)
+    if found is None:
+        raise UsageError(f"There are no rules for kernel {version!r}; known are {', '.join(KERNELS)}.")
+    return found

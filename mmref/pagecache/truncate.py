@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Taking folios out of a file, whole or in part."""
+
+from __future__ import annotations
+
+from mmref.folio import Folio
+from mmref.pagecache.filemap import filemap_remove_folio, find_get_entries, find_lock_entries
+from mmref.pagecache.mapping import AddressSpace
+from mmref.pagecache.rmap import unmap_mapping_folio
+from mmref.pagecache.split import split_folio
+from mmref.xarray import XaState
+
+__all__ = ["truncate_inode_folio", "truncate_inode_pages_range", "truncate_inode_partial_folio"]
+
+
+def truncate_inode_folio(mapping: AddressSpace, folio: Folio) -> bool:
+    """Remove a locked folio from the file, unless it has left it already.
+
+    Kernel: truncate_inode_folio(), mm/truncate.c.
+
+    Returns:
+        False if the folio no longer belongs to this mapping.
+    """
+    if folio.mapping is not mapping:
+        return False
+    truncate_cleanup_folio(folio)
+    filemap_remove_folio(folio)
+    return True
+
+
+def truncate_cleanup_folio(folio: Folio) -> None:
+    """Unmap a folio that is about to go; it is not dirty any more. Kernel: truncate_cleanup_folio(), mm/truncate.c."""
+    if folio.mapped():
+        unmap_mapping_folio(folio)
+    folio.detach_private()
+    folio.cancel_dirty()
+
+
+def truncate_inode_partial_folio(folio: Folio, lstart: int, lend: int) -> bool:
+    """Free or zero the part of a locked folio that lies between two offsets (bytes, inclusive).
+
+    Kernel: truncate_inode_partial_folio(), mm/truncate.c. A large folio is split, so that whole pages in the range
+    can be freed afterwards.
+
+    Returns:
+        False if a large one stays whole because somebody else has a reference to it; it is zeroed then.
+
+    Context: the folio is locked, and the caller holds one reference.
+    """
+    mapping = folio.mapping
+    assert isinstance(mapping, AddressSpace)
+    page_size = mapping.memory.page_size
+    pos = folio.index * page_size
+    offset = max(lstart - pos, 0)
+    length = min(lend + 1 - pos, folio.size) - offset
+    folio.wait_writeback()
+    if length == folio.size:
+        truncate_inode_folio(mapping, folio)
+        return True
+    folio.zero_range(offset, length)
+    if folio.order == 0:
+        return True
+    return split_folio(folio)
+
+
+def truncate_inode_pages_range(mapping: AddressSpace, lstart: int, lend: int) -> None:
+    """Free all folios between two offsets (bytes, inclusive), dirty or not; shadow entries too.
+
+    Kernel: truncate_inode_pages_range(), mm/truncate.c.
+
+    Context: the caller holds the invalidate lock exclusively. Waits for folio locks and for writeback.
+    """
+    page_size = mapping.memory.page_size
+    start, end = -(-lstart // page_size), (lend + 1) // page_size
+    index = start
+    while index < end and (batch := find_lock_entries(mapping, index, end - 1)):
+        for at, entry in batch:
+            index = at + 1
+            if isinstance(entry, Folio):
+                index = entry.next_index
+                truncate_inode_folio(mapping, entry)
+                entry.unlock()
+                entry.put()
+            else:
+                _clear_shadow(mapping, at, entry)
+    first, last = lstart // page_size, lend // page_size
+    for at in dict.fromkeys((first, last)):
+        _truncate_partial(mapping, at, lstart, lend)
+    index = start
+    while index < end and (batch := find_get_entries(mapping, index, end - 1)):
+        for at, entry in batch:
+            index = at + 1
+            if not isinstance(entry, Folio):
+                _clear_shadow(mapping, at, entry)
+                continue
+            entry.lock()
+            entry.wait_writeback()
+            index = entry.next_index
+            if entry.index * page_size >= lstart and entry.next_index * page_size <= lend + 1:
+                truncate_inode_folio(mapping, entry)
+            entry.unlock()
+            entry.put()
+
+
+def _truncate_partial(mapping: AddressSpace, index: int, lstart: int, lend: int) -> None:
+    """Zero the part of the folio at an index that is in the range, if it is not wholly in it."""
+    found = find_get_entries(mapping, index, index)
+    for _, entry in found:
+        if not isinstance(entry, Folio):
+            continue
+        entry.lock()
+        if entry.mapping is mapping:
+            truncate_inode_partial_folio(entry, lstart, lend)
+        entry.unlock()
+        entry.put()
+
+
+def _clear_shadow(mapping: AddressSpace, index: int, entry: int) -> None:
+    """Remove what reclaim has left behind. Kernel: clear_shadow_entries(), mm/truncate.c."""
+    with mapping.i_pages.xa_lock:
+        xas = XaState(mapping.i_pages, index)
+        if xas.load() == entry:
+            xas.store(None)
