@@ -15,7 +15,7 @@ from mmref.xarray.anchor import bad_mark
 from mmref.xarray.create import max_index
 from mmref.xarray.entries import ULONG_MAX, XA_FLAGS_TRACK_FREE, XA_FREE_MARK, Internal, xa_flags_mark
 from mmref.xarray.node import XaNode
-from mmref.xarray.state import NO_RUN, XAS_BOUNDS, XAS_RESTART, CursorNode, NodeState
+from mmref.xarray.state import AT_CONFLICT, NO_RUN, XAS_BOUNDS, XAS_RESTART, CursorNode, NodeState
 from mmref.xarray.store import Store
 
 __all__ = ["Find"]
@@ -324,6 +324,7 @@ class Find(Store):
             while type(entry) is XaNode:
                 entry = self._descend(entry)
             if entry is not None:
+                self._run = AT_CONFLICT
                 return entry
             node = self.node
             assert type(node) is XaNode
@@ -352,6 +353,7 @@ class Find(Store):
                 self.offset = 0
                 entry = node.slots[0]
             if entry is not None:
+                self._run = AT_CONFLICT
                 return entry
         self.offset = (self.offset - sibs) & 255
         return None

@@ -16,6 +16,7 @@ from mmref.xarray.entries import (
     XA_FLAGS_TRACK_FREE,
     XA_FREE_MARK,
     XA_MAX_MARKS,
+    Internal,
     xa_flags_mark,
 )
 from mmref.xarray.node import XaNode
@@ -94,7 +95,7 @@ class Marks(Walk):
 
         Raises:
             UsageError: no such mark; no entry there (in the kernel, the next search for the mark would never
-                return); the cursor's node has left the tree.
+                return), or a sibling; the cursor's node has left the tree.
 
         Context: xa_lock held.
         """
@@ -111,6 +112,8 @@ class Marks(Walk):
             entry = list.__getitem__(node.slots, self.offset) if self.offset <= self._mask else None
         if entry is None and not (mark == XA_FREE_MARK and self.xa.xa_flags & XA_FLAGS_TRACK_FREE):
             raise UsageError(f"nothing to mark at index {self.index}: store an entry first")
+        if type(entry) is Internal and entry.number < 64:
+            raise UsageError(f"index {self.index} is inside an entry, which has its marks where it begins")
         self._set_mark(mark)
 
     def _set_mark(self, mark: int) -> None:

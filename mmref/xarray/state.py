@@ -62,6 +62,9 @@ CursorNode = XaNode | NodeState | None
 NO_RUN: Final[list[Any]] = []
 """The slots that a cursor has at hand which is not in the middle of a run of `next()`."""
 
+AT_CONFLICT: Final[list[Any]] = []
+"""The same, for a cursor that `find_conflict()` has just left on an entry."""
+
 
 def xas_error_node(errno: int) -> NodeState:
     """Return the state of a cursor that carries an error.

@@ -32,7 +32,7 @@ from mmref.xarray.entries import (
     xa_flags_mark,
 )
 from mmref.xarray.node import XaNode
-from mmref.xarray.state import NO_RUN, XAS_BOUNDS, NodeState
+from mmref.xarray.state import AT_CONFLICT, NO_RUN, XAS_BOUNDS, NodeState
 
 __all__ = ["Store"]
 
@@ -203,7 +203,10 @@ class Store(Create):
         # The slot may come before the index's own: in the middle of an entry (or of one that has just been split),
         # the cursor is where the entry begins. find_conflict() leaves it further on, or further down.
         offset = self.offset
-        if offset <= (self.index >> node.shift) & self._mask and node.shift >= self.shift:
+        astray = self._run is AT_CONFLICT and (
+            offset > (self.index >> node.shift) & self._mask or node.shift < self.shift
+        )
+        if offset <= self._mask and not astray:
             there = _peek(node.slots, offset)
             if type(there) is not Internal or there.number >= 64:
                 return

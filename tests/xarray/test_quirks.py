@@ -260,6 +260,36 @@ def test_30_store_after_conflict() -> None:
     xa.check()
 
 
+def test_30_store_after_a_conflict_at_the_beginning() -> None:
+    """A conflict at the range's own first slot leaves the cursor where a store belongs."""
+    xa: XArray[Any] = XArray()
+    xa.store(12, "in the way")
+    xa.store(13, "as well")
+    xas = XaState(xa, 12, order=2)
+    assert xas.find_conflict() == "in the way"
+    xas.store("entry")
+    assert list(xa.items()) == [(12, "entry")]
+    assert xa.load(15) == "entry"
+
+
+def test_14_store_behind_the_last_slot() -> None:
+    xa: XArray[Any] = XArray()
+    xa.store(3, "three")
+    xa.store(100, "hundred")
+    xas = XaState(xa, 4)
+    assert xas.find(63) is None
+    assert xas.offset == 64
+    with pytest.raises(UsageError, match="not on the slot of its index"):
+        xas.store("entry")
+    with pytest.raises(UsageError, match="nothing to mark"):
+        xas.set_mark(0)
+    assert xas.prev() is None
+    assert (xas.index, xas.offset) == (63, 63)
+    xas.store("entry")
+    assert xa.load(63) == "entry"
+    xa.check()
+
+
 def test_31_store_after_conflict_in_a_lower_node() -> None:
     xa: XArray[Any] = XArray()
     xa.store(64, "in the way")
@@ -285,6 +315,12 @@ def test_32_store_on_a_sibling(entry: Any) -> None:
     xas.next()
     with pytest.raises(UsageError, match="not on the slot of its index"):
         xas.store(entry)
+    assert xa.dump() == before
+    xas = XaState(xa, 12)
+    xas.load()
+    xas.next()
+    with pytest.raises(UsageError, match="which has its marks where it begins"):
+        xas.set_mark(0)
     assert xa.dump() == before
     xas.set(13)
     assert xas.store("five") == "four"
