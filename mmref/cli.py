@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -28,6 +31,9 @@ __all__ = ["main"]
 
 SHOWN_LAYOUT = "DD.D"
 """What the sparse file looks like that `mmref race` makes if it is given none."""
+
+SHOWN_STRATEGIES = ("freeze-and-replace", "lock-and-insert-late")
+"""What `mmref race` compares if it is not told: before the patch, and after it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--strategy",
         action="append",
         metavar="NAME",
-        help="a strategy to judge, also as module:Class; may be repeated (default: the two built-in ones)",
+        help="a strategy to judge, also as module:Class; may be repeated (default: freeze-and-replace and lock-and-insert-late)",
     )
     where = race.add_mutually_exclusive_group()
     where.add_argument("--like", metavar="FILE", help="take data and holes from the first extents of this file")
@@ -146,9 +152,9 @@ class Cell:
 
 
 def _race(options: argparse.Namespace) -> int:
-    from mmref.khugepaged import get_strategy, strategies
+    from mmref.khugepaged import get_strategy
 
-    judged = [get_strategy(name) for name in options.strategy or list(strategies())]
+    judged = [get_strategy(name) for name in options.strategy or SHOWN_STRATEGIES]
     chosen, origin = _chosen_scenarios(options)
     if not options.json:
         print(origin)
@@ -225,13 +231,15 @@ def _print_table(cells: list[Cell], judged: list[CollapseStrategy]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mmref.khugepaged.records import RECORDS
+
     table = Table(title="Is there an interleaving that goes wrong?", title_justify="left")
     table.add_column("scenario", no_wrap=True)
     for strategy in judged:
         table.add_column(strategy.name)
     rows: dict[str, list[str]] = {}
     for cell in cells:
-        verdict = cell.report.verdict + (f" (known: {cell.known})" if not cell.report.holds and cell.known else "")
+        verdict = cell.report.verdict + (f"\n(known: {cell.known})" if not cell.report.holds and cell.known else "")
         rows.setdefault(cell.scenario.name, []).append(verdict)
     for name, verdicts in rows.items():
         table.add_row(name, *verdicts)
@@ -239,16 +247,27 @@ def _print_table(cells: list[Cell], judged: list[CollapseStrategy]) -> None:
     seconds = sum(cell.report.seconds for cell in cells)
     executions = sum(cell.report.executions + cell.report.blocked for cell in cells)
     print(f"explored {executions} executions in {seconds:.2f} s")
+    for known in dict.fromkeys(cell.known for cell in cells if not cell.report.holds and cell.known):
+        print(f"{known}: {RECORDS.get(known, 'as the strategy says')}")
 
 
 def _print_race(scenario: CollapseScenario, trace: Trace) -> None:
     from mmref.view import headline, ladder
+    from mmref.view.ladder import WIDTH
 
     print(f"\n{scenario.name}, {trace.spec.split('/')[1]}: {headline(trace)} breaks {trace.verdict.id}\n")
     print(ladder(trace))
-    print(f"\n{scenario.consequence}")
+    print("\n" + textwrap.fill(scenario.consequence, WIDTH))
     print(f"schedule: {trace.schedule}")
-    print(f"replay:   mmref replay '{trace.schedule}'")
+    print(f"replay:   {_command()} replay '{trace.schedule}'")
+
+
+def _command() -> str:
+    """Return what to type to run this command again: `make race` installs it where no PATH leads."""
+    called = sys.argv[0]
+    if shutil.which("mmref") is None and Path(called).name == "mmref":
+        return os.path.relpath(called)
+    return "mmref"
 
 
 # mmref strategies, mmref replay ------------------------------------------------------------------------------
