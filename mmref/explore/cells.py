@@ -62,6 +62,10 @@ class Cell(Location, Generic[T]):
         note(False)
         return False
 
+    def snapshot(self) -> T:
+        """Return what tells states of the program apart: the value."""
+        return self._value
+
     def peek(self) -> T:
         """Return the value without an event, for checks and for printing."""
         return self._value
@@ -81,6 +85,10 @@ class Mutex(Location):
     def __init__(self, name: LocationName = None) -> None:
         super().__init__(name)
         self.owner: Cpu | None = None
+
+    def snapshot(self) -> Cpu | None:
+        """Return what tells states of the program apart: the owner."""
+        return self.owner
 
     def _free(self) -> bool:
         return self.owner is None

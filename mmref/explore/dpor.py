@@ -34,6 +34,7 @@ from mmref.errors import MmrefInternalError
 from mmref.explore.errors import NondeterministicProgram
 from mmref.explore.locations import CONFLICTS, DEC, INC, LOCK, MODE_NAMES, READ, SHARE, TRYINC, UNLOCK, UNSHARE, Mode
 from mmref.explore.scheduler import ExploredCpu, Run
+from mmref.explore.sleep import still_asleep
 
 __all__ = ["Access", "Dpor", "SourceDpor", "State"]
 
@@ -202,7 +203,9 @@ class Dpor:
         state.hb = hb
         self._last_hb[number] = hb
         sleep = state.sleep
-        self._sleep = self._still_asleep(sleep, cpu, mode) if sleep else 0
+        run = self._run
+        assert run is not None
+        self._sleep = still_asleep(run, sleep, cpu, mode) if sleep else 0
 
     # Races
 
@@ -329,26 +332,6 @@ class Dpor:
             if mode is not None and CONFLICTS[mode] >> further & 1:
                 return True
         return False
-
-    def _still_asleep(self, sleep: int, cpu: ExploredCpu, mode: Mode) -> int:
-        """Return the sleeping CPUs whose pending operation does not depend on the event."""
-        assert self._run is not None
-        location = cpu.location
-        conflicts = CONFLICTS[mode]
-        for other in self._run.cpus:
-            if not sleep & other.bit:
-                continue
-            if cpu.more is None and other.more is None:
-                if other.location is location and conflicts >> other.effective() & 1:
-                    sleep &= ~other.bit
-            else:
-                modes = {one.id: further for one, further in other.accesses()}
-                for one, further in cpu.accesses():
-                    pending = modes.get(one.id)
-                    if pending is not None and CONFLICTS[pending] >> further & 1:
-                        sleep &= ~other.bit
-                        break
-        return sleep
 
     def _reverse_waiting(self, run: Run, waiting: int) -> None:
         """Find the races of operations that still wait at the end of an execution.

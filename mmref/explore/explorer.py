@@ -22,6 +22,7 @@ from mmref.explore.sampling import Pct, RandomWalk
 from mmref.explore.schedule import FollowSchedule, FollowToTheEnd, Schedule
 from mmref.explore.scheduler import BLOCKED, FAILED, Chooser, Event, Recorder, Run
 from mmref.explore.shrink import shrink
+from mmref.explore.states import StateSearch
 from mmref.explore.trace import Trace, Verdict
 
 __all__ = ["DEFAULT_MAX_STEPS", "ENGINES", "Engine", "Resolver", "explore", "replay"]
@@ -49,6 +50,7 @@ class Engine(Chooser, Protocol):
 ENGINES: dict[str, str] = {
     "source": "source-DPOR with sleep sets: one complete execution per Mazurkiewicz trace",
     "optimal": "optimal DPOR with wakeup trees: no execution is started in vain",
+    "states": "every state once, for programs whose many traces meet in few states",
     "enumerate": "every schedule, for very small programs",
     "bounded": "every schedule with at most `bound` preemptions",
     "random": "random schedules, drawn with `seed`",
@@ -77,6 +79,8 @@ def _make_engine(name: str | None, bound: int | None, seed: int | None) -> Engin
             return SourceDpor()
         case "optimal":
             return OptimalDpor()
+        case "states":
+            return StateSearch()
         case "enumerate":
             return Enumeration()
         case "bounded":

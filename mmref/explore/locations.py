@@ -125,6 +125,8 @@ class Location:
         self.version = 0
         run = THREAD.run
         self.run = run
+        if run is not None and run.locations is not None:
+            run.locations.append(self)
         if id is not None:
             self.id = id
         elif run is None:

@@ -94,6 +94,8 @@ def _shown(text: str) -> str:
 class FollowSchedule:
     """The chooser that follows a schedule, and says which step does not fit if it cannot."""
 
+    name = "replay"
+
     def __init__(self, choices: tuple[int, ...]) -> None:
         self._choices = choices
 

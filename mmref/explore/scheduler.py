@@ -24,7 +24,8 @@ from mmref.explore.locations import MODE_NAMES, READ, THREAD, WRITE, Effect, Loc
 from mmref.explore.program import Execution
 from mmref.sync import _THIS_CPU, Cpu
 
-__all__ = ["BLOCKED", "COMPLETE", "FAILED", "STUCK", "Chooser", "Event", "ExploredCpu", "Recorder", "Run",
+__all__ = ["BLOCKED", "COMPLETE", "FAILED", "STUCK", "WORK_CODE", "Chooser", "Event", "ExploredCpu", "Recorder",
+           "Run",
            "Worker"]
 
 COMPLETE = "complete"
@@ -44,6 +45,10 @@ Frame = tuple[str, str, int]
 class Greenlet(Protocol):
     """The part of greenlet's interface that is used here (greenlet ships no types)."""
 
+    @property
+    def gr_frame(self) -> FrameType | None:
+        """The innermost frame of a greenlet that is not running."""
+
     def switch(self) -> object:
         """Go on with this greenlet, and return when somebody switches back."""
 
@@ -57,6 +62,8 @@ class _Unwind(BaseException):
 
 class Chooser(Protocol):
     """What an engine provides: the decisions of one execution."""
+
+    name: str
 
     def choose(self, run: Run) -> int:
         """Return the number of the CPU to go on with, or -1 to end the execution here."""
@@ -181,6 +188,7 @@ class ExploredCpu(Cpu):
         """
         if not self.run.live:
             raise _Unwind  # a busy-wait loop in a `finally` of an execution that is over would never end
+        self.run.relaxed = True
         if self.seen or self.spin is None:
             last: dict[int, tuple[Location, int]] = {}
             for location, step in self.seen:
@@ -276,14 +284,14 @@ class Worker:
             following.switch()
 
 
-_WORK_CODE: CodeType = Worker._work.__code__
+WORK_CODE: CodeType = Worker._work.__code__
 
 
 def call_stack(depth: int) -> tuple[Frame, ...]:
     """Return the calls from the CPU's entry function down to the caller `depth` levels up."""
     frame: FrameType | None = sys._getframe(depth)
     frames: list[Frame] = []
-    while frame is not None and frame.f_code is not _WORK_CODE:
+    while frame is not None and frame.f_code is not WORK_CODE:
         code = frame.f_code
         frames.append((code.co_qualname, code.co_filename, frame.f_lineno))
         frame = frame.f_back
@@ -302,6 +310,8 @@ class Run:
         guarded: set of the CPUs whose pending operation may have to wait.
         end: how it ended: COMPLETE, BLOCKED, STUCK or FAILED.
         finding: the exception that was found, if any.
+        relaxed: whether a CPU has called cpu_relax().
+        locations: all that were created, for an engine that must know them.
         culprit: the number of the CPU in whose code, or after whose step, the finding came up.
         found_at: the number of steps performed when it did; None if it came up at the end.
     """
@@ -344,6 +354,8 @@ class Run:
         self.found_at: int | None = None
         self.crash: BaseException | None = None
         self.inert_accesses = 0
+        self.relaxed = False
+        self.locations: list[Location] | None = [] if chooser.name == "states" else None
         self.cpus: list[ExploredCpu] = []
         self.current: ExploredCpu = cast(ExploredCpu, None)
         self.execution: Execution = cast(Execution, None)
