@@ -116,7 +116,3 @@ class NodeAllocator:
                 self.nowait = left - 1
         self.live += 1
         return True
-
-    def give_back(self) -> None:
-        """Count one node less."""
-        self.live -= 1

@@ -795,3 +795,17 @@ def test_storing_the_same_again_is_no_access() -> None:
     xa.store(70, None)
     xa.erase(3)
     assert xa.log == []
+
+
+def test_stepping_after_a_split() -> None:
+    """A split leaves the cursor where the old entry began, its index where it was; steps keep the distance."""
+    xa: Array = XArray()
+    XaState(xa, 8, order=2).store("four")
+    xas = XaState(xa, 11)
+    xas.split("one", 2)
+    assert (xas.index, xas.offset) == (11, 8)
+    assert xas.next() == "one"
+    assert (xas.index, xas.offset) == (12, 9)
+    assert xas.prev() == "one"
+    assert xas.prev() is None
+    assert (xas.index, xas.offset) == (10, 7)
