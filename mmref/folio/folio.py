@@ -312,6 +312,10 @@ class Folio:
         """Note that it was read ahead. Kernel: folio_set_readahead(), include/linux/page-flags.h."""
         self.set_flag(PG_READAHEAD)
 
+    def test_readahead(self) -> bool:
+        """Tell whether it was read ahead. Kernel: folio_test_readahead(), include/linux/page-flags.h."""
+        return self.test_flag(PG_READAHEAD)
+
     def test_clear_readahead(self) -> bool:
         """Note that somebody asked for it. Kernel: folio_test_clear_readahead(), include/linux/page-flags.h."""
         return self.test_clear_flag(PG_READAHEAD)

@@ -55,9 +55,13 @@ class MemCgroup:
             raise MmrefInternalError(f"{pages} pages uncharged from {self!r}")
         self.usage -= pages
 
+    def may_swap(self) -> bool:
+        """Tell whether there is swap left for it. Kernel: mem_cgroup_get_nr_swap_pages(), mm/memcontrol.c."""
+        return self.swap_limit is None or self.swap_usage < self.swap_limit
+
     def charge_swap(self) -> bool:
         """Charge a page of swap; False at the limit. Kernel: __mem_cgroup_try_charge_swap(), mm/memcontrol.c."""
-        if self.swap_limit is not None and self.swap_usage >= self.swap_limit:
+        if not self.may_swap():
             return False
         self.swap_usage += 1
         return True

@@ -326,7 +326,7 @@ def _next_uptodate_folio(xas: XaState, mapping: AddressSpace, end: int) -> Folio
     while xas.index <= end and (entry := find_get_entry(xas, end)) is not None:
         if not isinstance(entry, Folio):
             continue
-        if not entry.test_locked() and entry.test_uptodate() and entry.trylock():
+        if not entry.test_locked() and entry.test_uptodate() and not entry.test_readahead() and entry.trylock():
             usable = entry.mapping is mapping and entry.test_uptodate() and not entry.test_hwpoison()
             if usable and xas.index < mapping.host.nr_pages:
                 return entry

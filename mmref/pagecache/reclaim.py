@@ -12,6 +12,11 @@ from mmref.xarray import XaState
 __all__ = ["invalidate_mapping_pages", "reclaim_folio", "remove_mapping", "try_to_free_mem_cgroup_pages"]
 
 
+def can_swap(memory: Memory, group: MemCgroup | None) -> bool:
+    """Tell whether anything can be swapped out at all. Kernel: can_reclaim_anon_pages(), mm/vmscan.c."""
+    return memory.swap is not None and (group is None or group.may_swap())
+
+
 def reclaim_folio(memory: Memory, folio: Folio) -> bool:
     """Try to free one folio of a file. Kernel: shrink_folio_list(), mm/vmscan.c, for one folio.
 
@@ -43,7 +48,7 @@ def _reclaim_locked(folio: Folio) -> bool:
         folio.unlock()
         return False
     shmem, memory = mapping.host.is_shmem, mapping.memory
-    if shmem and memory.swap is None:
+    if shmem and not can_swap(memory, folio.memcg):
         folio.unlock()
         return False
     if folio.mapped():

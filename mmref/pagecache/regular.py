@@ -10,12 +10,13 @@ Conventions in this file: `index` is in pages, `pos`, `offset` and lengths are i
 
 from __future__ import annotations
 
-from errno import EINVAL, EIO, ENOMEM, ETXTBSY
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from errno import EINVAL, EIO, ENOMEM, ENXIO, ETXTBSY
 
 from mmref.errors import MmrefInternalError
 from mmref.folio import Folio
-from mmref.pagecache.filemap import account_folio, filemap_get_entry, find_get_entry
+from mmref.pagecache.fault import Fault, FaultRetry
+from mmref.pagecache.filemap import SEEK_DATA, account_folio, filemap_get_entry, find_get_entry
 from mmref.pagecache.inode import BLOCK_SIZE, MAX_LFS_FILESIZE, Inode
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.rmap import unmap_mapping_range
@@ -23,14 +24,26 @@ from mmref.pagecache.truncate import truncate_inode_pages_range
 from mmref.sync import RwSem, SpinLock, smp_mb
 from mmref.xarray import XaState
 
-if TYPE_CHECKING:
-    from mmref.pagecache.fault import Fault
-
 __all__ = ["RA_PAGES", "RegularInode", "filemap_flush", "filemap_lock_folio", "filemap_write_and_wait",
            "page_cache_sync_readahead"]  # fmt: skip
 
 RA_PAGES = 32
 """How many pages are read ahead at most (128 KiB). Kernel: VM_READAHEAD_PAGES, include/linux/mm.h."""
+
+
+@dataclass
+class ReadaheadState:
+    """What is being read ahead for who has the file open. Kernel: struct file_ra_state, include/linux/fs.h.
+
+    Attributes:
+        start: first page of the window.
+        size: pages in it.
+        async_size: when only so many are left, the next window is read.
+    """
+
+    start: int = 0
+    size: int = 0
+    async_size: int = 0
 
 
 class RegularInode(Inode):
@@ -41,16 +54,18 @@ class RegularInode(Inode):
         reserved: blocks that will be allocated when they are written (delayed allocation).
         fail_io: let every write to the disk fail with EIO.
         slow_io: writes that were started are not over before `complete_io()`.
+        f_ra: the readahead of who has it open (one for all).
         keeps_private: the filesystem does not let go of what it keeps about a folio.
     """
 
-    __slots__ = ("_in_flight", "disk", "fail_io", "keeps_private", "reserved", "slow_io")
+    __slots__ = ("_in_flight", "disk", "f_ra", "fail_io", "keeps_private", "reserved", "slow_io")
 
     def __init__(
         self, name: str, mapping: AddressSpace, size: int, pmd_order: int, i_rwsem: RwSem, i_lock: SpinLock
     ) -> None:
         self.disk: dict[int, bytes] = {}
         self.reserved: set[int] = set()
+        self.f_ra = ReadaheadState()
         self.fail_io = False
         self.slow_io = False
         self.keeps_private = False
@@ -341,10 +356,6 @@ class RegularInode(Inode):
 
     def llseek(self, offset: int, whence: int) -> int:
         """SEEK_DATA or SEEK_HOLE by the blocks that are allocated. Kernel: ext4_llseek(), fs/ext4/file.c."""
-        from errno import ENXIO
-
-        from mmref.pagecache.filemap import SEEK_DATA
-
         size, end = self.memory.page_size, self.i_size
         if not 0 <= offset < end:
             raise OSError(ENXIO, "No data or hole there")
@@ -363,6 +374,7 @@ class RegularInode(Inode):
 
         Raises:
             OSError: EINVAL: behind the end of the file.
+            FaultRetry: the page has been read; the fault is to be tried again.
         """
         mapping, index = self.i_mapping, fault.index
         while True:
@@ -370,18 +382,32 @@ class RegularInode(Inode):
                 raise OSError(EINVAL, f"Page {index} is behind the end of the file")
             entry = filemap_get_entry(mapping, index)
             if not isinstance(entry, Folio):
-                start = max(0, index - RA_PAGES // 2)
-                page_cache_ra(mapping, start, RA_PAGES)  # Kernel: do_sync_mmap_readahead()
-                continue
+                self._sync_mmap_readahead(index)
+                raise FaultRetry  # mmap_lock is given up while the page is read
+            if entry.test_clear_readahead():
+                entry.put()
+                self._async_mmap_readahead()
+                raise FaultRetry
             entry.lock()
             if entry.mapping is mapping:
                 if entry.test_uptodate():
-                    entry.test_clear_readahead()
                     return entry
                 self.read_folio(entry)
             else:
                 entry.unlock()
             entry.put()
+
+    def _sync_mmap_readahead(self, index: int) -> None:
+        """Read a page that a fault misses, and those around it. Kernel: do_sync_mmap_readahead(), mm/filemap.c."""
+        ra = self.f_ra
+        ra.start, ra.size, ra.async_size = max(0, index - RA_PAGES // 2), RA_PAGES, RA_PAGES // 4
+        page_cache_ra(self.i_mapping, ra.start, ra.size, ra.async_size)
+
+    def _async_mmap_readahead(self) -> None:
+        """Read the next window: a fault has come to the mark in this one. Kernel: do_async_mmap_readahead()."""
+        ra = self.f_ra
+        ra.start, ra.size, ra.async_size = ra.start + ra.size, RA_PAGES, RA_PAGES
+        page_cache_ra(self.i_mapping, ra.start, ra.size, ra.async_size)
 
 
 # The cache of a file on a disk -----------------------------------------------------------------------------
@@ -444,10 +470,14 @@ def _split_shadow(mapping: AddressSpace, index: int, order: int) -> None:
             xas.destroy()
 
 
-def page_cache_ra(mapping: AddressSpace, index: int, nr: int) -> None:
+def page_cache_ra(mapping: AddressSpace, index: int, nr: int, lookahead: int = 0) -> None:
     """Read pages that are not in the cache. Kernel: page_cache_ra_unbounded(), mm/readahead.c.
 
-    Stops at the end of the file.
+    Args:
+        mapping: the file.
+        index: first page.
+        nr: how many; stops at the end of the file.
+        lookahead: mark the page at which only so many are left, if it is read; 0 for no mark.
 
     Context: takes the invalidate lock shared.
     """
@@ -466,6 +496,8 @@ def page_cache_ra(mapping: AddressSpace, index: int, nr: int) -> None:
                 return
             folio.trylock()
             if filemap_add_folio(mapping, folio, at):
+                if lookahead and at == index + nr - lookahead:
+                    folio.set_readahead()
                 inode.read_folio(folio)
             else:
                 folio.unlock()
