@@ -20,9 +20,6 @@ Verdict = Literal["agrees", "differs", "unstable", "not expressed", "cannot run"
 ANSWERS = ("died", "ret", "errno", "sigbus")
 """What an operation answers, apart from the state of the file."""
 
-OPTIONAL = ("core_vma", "pte_present", "vma2_pte_present", "smaps")
-"""What a kernel can be asked for and a model without page tables cannot."""
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -90,8 +87,7 @@ def first_difference(at: int, op: Op, kernel: StepResult, model: StepResult) -> 
     ]
     seen, expected = kernel.get("observe"), model.get("observe")
     if seen is not None and expected is not None:
-        names = [name for name in dict.fromkeys((*seen, *expected)) if name not in OPTIONAL or name in expected]
-        fields += [(name, seen.get(name), expected.get(name)) for name in names]
+        fields += [(name, seen.get(name), expected.get(name)) for name in dict.fromkeys((*seen, *expected))]
     for count, (name, theirs, ours) in enumerate(fields):
         if theirs != ours:
             return Difference(at + 1, op, name, theirs, ours), count

@@ -8,16 +8,9 @@ import re
 from dataclasses import dataclass
 
 from mmref.errors import UsageError
-from mmref.khugepaged import strategies
+from mmref.pagecache import KERNELS
 
 __all__ = ["Kernel", "running_kernel"]
-
-_PREFERENCE = (
-    ((6, 6), ("upstream-6.12", "lock-and-insert-late")),
-    ((6, 4), ("lock-and-insert-late",)),
-    ((0, 0), ("freeze-and-replace",)),
-)
-"""From which version on which strategies come nearest, the best first."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +23,8 @@ class Kernel:
 
     >>> Kernel.parse("6.1.0-56-amd64").version
     (6, 1)
+    >>> Kernel.parse("6.9.3").rules
+    '6.4'
     """
 
     version: tuple[int, int]
@@ -51,13 +46,15 @@ class Kernel:
         return self.release
 
     @property
+    def rules(self) -> str:
+        """The version among those that the model has rules for that is nearest to this kernel, and not newer."""
+        known = sorted((tuple(map(int, name.split("."))), name) for name in KERNELS)
+        return next((name for version, name in reversed(known) if version <= self.version), known[0][1])
+
+    @property
     def strategy(self) -> str:
         """The strategy that is nearest to this kernel's collapse_file()."""
-        known = strategies()
-        for since, names in _PREFERENCE:
-            if self.version >= since:
-                return next(name for name in names if name in known)
-        raise UsageError(f"No strategy stands for Linux {self.release}.")
+        return KERNELS[self.rules].strategy
 
 
 def running_kernel() -> Kernel:

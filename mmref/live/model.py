@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Run a program on the model, and look at what everybody can ask a kernel for.
 
-The operations are those of `mmref.live.program`, and those that only recordings have. One that the model cannot
-express yet raises `NotExpressed` with the reason.
+The operations are those of `mmref.live.program`. One that the model cannot express raises `NotExpressed` with the
+reason; those that only recordings have are in `mmref.live.recorded`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,98 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmref.errors import MmrefError, UsageError
-from mmref.folio import Folio
 from mmref.khugepaged import ScanResult
 from mmref.live.generation import Kernel
-from mmref.live.mappings import FileMapping
-from mmref.live.observation import Observation, StepResult, checksum, content_tags, page_content, runs
+from mmref.live.observation import SMAPS, Observation, StepResult, checksum, content_tags, page_content, runs
 from mmref.live.program import HUGE, HUGE_PAGES, PAGE, Op, Program
 from mmref.machine import File, Machine
-from mmref.pagecache import Sgp
+from mmref.pagecache import BusError, SegmentationFault, UffdEvent, Userfaultfd
+from mmref.process import Process
 
-__all__ = ["ModelFile", "NotExpressed", "run_on_model"]
+__all__ = ["MappedFile", "ModelFile", "NotExpressed", "SigBus", "run_on_model"]
 
 
 class NotExpressed(MmrefError):
     """A program does something that the model does not have."""
 
 
-class _SigBus(Exception):
-    """An access behind the end of the file."""
+class SigBus(Exception):
+    """An access that would end the process, and how many came before it."""
 
     def __init__(self, done: int = 0) -> None:
         super().__init__(done)
         self.done = done
+
+
+class MappedFile:
+    """Where a process has mapped the file.
+
+    Args:
+        process: the process.
+        start: the address that mmap(2) has returned.
+        length: how long the mapping is (bytes).
+        off: which offset of the file is at its start (bytes).
+    """
+
+    def __init__(self, process: Process, start: int, length: int, off: int = 0) -> None:
+        self.process = process
+        self.mm = process.mm
+        self.start = start
+        self.length = -(-length // PAGE) * PAGE
+        self.base = start - off
+
+    @property
+    def first(self) -> int:
+        """The first page of the file that is mapped."""
+        return (self.start - self.base) // PAGE
+
+    def address(self, page: int) -> int:
+        """Return the address of a page of the file."""
+        return self.base + page * PAGE
+
+    def load(self, lo: int, hi: int) -> int:
+        """Touch pages; returns how many. Raises SigBus."""
+        for page in range(lo, hi):
+            try:
+                self.mm.read(self.address(page), 1)
+            except (BusError, SegmentationFault):
+                raise SigBus(page - lo) from None
+        return hi - lo
+
+    def store(self, pages: range, gen: int) -> int:
+        """Write whole pages of a generation; returns how many. Raises SigBus."""
+        for done, page in enumerate(pages):
+            try:
+                self.mm.write(self.address(page), page_content(page, gen))
+            except (BusError, SegmentationFault):
+                raise SigBus(done) from None
+        return len(pages)
+
+    def runs(self, values: list[bool]) -> list[list[int]]:
+        """Name runs of true values by pages of the file."""
+        return [[first + self.first, behind + self.first] for first, behind, _ in runs(values, False)]
+
+    def present(self) -> list[list[int]]:
+        """Return which pages of the file the page tables have."""
+        pages = self.mm.pagemap(self.start, self.length)
+        return self.runs([one in ("file", "anon", "pmd") for one in pages])
+
+    def smaps(self) -> dict[str, int]:
+        """Return what /proc/self/smaps says (kB)."""
+        pages = self.mm.pagemap(self.start, self.length)
+        per_page = PAGE // 1024
+        pmds = {
+            "ShmemPmdMapped": pages.count("pmd") * per_page if self._is_shmem else 0,
+            "FilePmdMapped": 0 if self._is_shmem else pages.count("pmd") * per_page,
+        }
+        rss = sum(one in ("file", "anon", "pmd") for one in pages) * per_page
+        found = {"Rss": rss, "Anonymous": pages.count("anon") * per_page} | pmds
+        return {key: found[key] for key in SMAPS}
+
+    @property
+    def _is_shmem(self) -> bool:
+        vma = self.mm.find_vma(self.start)
+        return vma is None or vma.mapping.host.is_shmem
 
 
 class ModelFile:
@@ -41,24 +111,31 @@ class ModelFile:
 
     Args:
         kernel: whose behaviour to show.
-        settings: how that kernel was set, as the first line of a recording has it.
+        settings: how that kernel was built and set, as the first line of a recording has it.
 
     Attributes:
+        reads: looking at the file includes reading it, which brings into the cache what is not there.
         statuses: the result code of each range that the last MADV_COLLAPSE tried.
     """
 
     def __init__(self, kernel: Kernel, settings: Mapping[str, Any] | None = None) -> None:
         self.kernel = kernel
         self.settings = settings or {}
-        self.machine = Machine(order=9)
-        self.strategy = kernel.strategy
+        self.machine = self.new_machine()
+        self.process = self.machine.process("program")
+        self.reads = True
         self.statuses: list[ScanResult] = []
-        self.mapping: FileMapping | None = None
-        self.mapping2: FileMapping | None = None
+        self.mapping: MappedFile | None = None
+        self.mapping2: MappedFile | None = None
         self.ranges = 1
         self._pins: list[Callable[[], None]] = []
-        self._page_tables: set[int] = set()  # the huge pages of the main mapping in which a page was touched
+        self._uffd: Userfaultfd | None = None
+        self._watched: MappedFile | None = None
         self._file: File | None = None
+
+    def new_machine(self) -> Machine:
+        """Return a machine with the rules of the kernel."""
+        return Machine(order=9, kernel=self.kernel.rules, swap_pages=1 << 16 if self.settings.get("swap") else None)
 
     @property
     def file(self) -> File:
@@ -81,7 +158,7 @@ class ModelFile:
         result: StepResult = {"ret": 0, "errno": "0"}
         try:
             result["ret"] = operation(**op.args) or 0
-        except _SigBus as stopped:
+        except SigBus as stopped:
             result["ret"] = stopped.done
             result["sigbus"] = 1
         except OSError as error:
@@ -96,15 +173,31 @@ class ModelFile:
         """Look at the file without changing it."""
         file = self.file
         self.ranges = max(self.ranges, -(-file.size // HUGE))
-        content, mixed = content_tags(file.read(0, file.size))
-        return {
+        seen: Observation = {
             "size": file.size,
             "blocks": file.st_blocks,
             "data": [list(extent) for extent in file.data_extents()],
             "core_cache": [run[:2] for run in runs(file.mincore(0, self.ranges * HUGE_PAGES), False)],
-            "content": content,
-            "mixed": mixed,
+            **self.observe_mappings(),
         }
+        if self.reads:
+            seen["content"], seen["mixed"] = self.content()
+        return seen
+
+    def content(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Read the file, and name what is in it: `content` and `mixed` of an `Observation`."""
+        return content_tags(self.file.read(0, self.file.size))
+
+    def observe_mappings(self) -> Observation:
+        """Look at the page tables."""
+        seen: Observation = {}
+        if self.mapping is not None:
+            seen["core_vma"] = self.mapping.runs(self.process.mincore(self.mapping.start, self.mapping.length))
+            seen["pte_present"] = self.mapping.present()
+            seen["smaps"] = self.mapping.smaps()
+        if self.mapping2 is not None:
+            seen["vma2_pte_present"] = self.mapping2.present()
+        return seen
 
     def checksum(self) -> str:
         """Return the checksum of the content that recordings have."""
@@ -115,24 +208,7 @@ class ModelFile:
     def _do_memfd(self, size: int) -> None:
         self._file = self.machine.shmem_file("file", size)
 
-    def _do_tmpfs_file(self, opts: str, size: int) -> None:
-        options = dict(option.partition("=")[::2] for option in opts.split(",") if option)
-        limit = options.pop("nr_blocks", None)
-        if (huge := options.pop("huge", "never")) not in ("never", "within_size"):
-            raise NotExpressed(f"a tmpfs mounted with huge={huge}")
-        if huge == "within_size":
-            raise NotExpressed("a tmpfs mounted with huge=within_size, where a write allocates a huge page")
-        pages = int(limit) if limit else None
-        if (text := options.pop("size", None)) is not None:
-            pages = int(text.rstrip("m")) * (1 << 20) // PAGE
-        if options:
-            raise NotExpressed(f"a tmpfs mounted with {opts}")
-        self._file = self.machine.shmem_file("file", size, max_pages=pages)
-
     def _do_observe(self) -> None:
-        pass
-
-    def _do_note(self, **_: Any) -> None:
         pass
 
     def _do_pwrite_pages(self, lo: int, hi: int, gen: int, step: int = 1) -> int:
@@ -152,138 +228,106 @@ class ModelFile:
 
     # Mappings ------------------------------------------------------------------------------------------------
 
+    def _map(self, length: int, off: int, prot: str, flags: str, skew: int = 0) -> MappedFile:
+        self.ranges = max(self.ranges, -(-(off + length) // HUGE))
+        start = self.process.mmap(self.file.inode, length, off, prot, flags != "private", skew)
+        return MappedFile(self.process, start, length, off)
+
     def _do_mmap(self, len: int, off: int = 0, prot: str = "rw", flags: str = "shared", skew: int = 0) -> None:
-        if flags != "shared":
-            raise NotExpressed("a private mapping")
-        if self.mapping is not None:
-            raise NotExpressed("a main mapping after another")
-        self.mapping = FileMapping(off, len, prot, skew=skew)
-        self.ranges = max(self.ranges, -(-(off + len) // HUGE))
+        self.mapping = self._map(len, off, prot, flags, skew)
 
     def _do_mmap2(self, len: int, off: int = 0, prot: str = "rw", flags: str = "shared") -> None:
-        if flags != "shared":
-            raise NotExpressed("a private mapping")
-        self.mapping2 = FileMapping(off, len, prot)
-        self.ranges = max(self.ranges, -(-(off + len) // HUGE))
+        self.mapping2 = self._map(len, off, prot, flags)
 
     def _do_munmap2(self) -> None:
-        _mapped(self.mapping2, "mmap2")
+        mapping = mapped(self.mapping2, "mmap2")
+        self.process.munmap(mapping.start, mapping.length)
         self.mapping2 = None
 
-    def _fault(self, page: int, done: int = 0) -> Folio:
-        """Return what a page fault finds or allocates, locked and referenced.
-
-        Raises:
-            _SigBus: the page lies behind the end of the file, or there is no memory for it.
-        """
-        try:
-            folio = self.file.inode.get_folio(page, Sgp.CACHE)
-        except OSError:
-            raise _SigBus(done) from None
-        if folio is None:
-            raise NotExpressed("a fault that finds nothing")
-        return folio
-
-    def _load(self, mapping: FileMapping, lo: int, hi: int) -> int:
-        for page in range(lo, hi):
-            if not mapping.over(page * PAGE, PAGE)[1]:
-                raise _SigBus(page - lo)  # a SIGSEGV really, which the kernel side cannot tell apart either
-            folio = self._fault(page, page - lo)
-            folio.unlock()
-            folio.put()
-            if mapping is self.mapping:
-                self._page_tables.add(page // HUGE_PAGES)
-        return hi - lo
-
     def _do_map_read_pages(self, lo: int, hi: int) -> int:
-        return self._load(_mapped(self.mapping, "mmap"), lo, hi)
+        return mapped(self.mapping, "mmap").load(lo, hi)
 
     def _do_map2_read_pages(self, lo: int, hi: int) -> int:
-        return self._load(_mapped(self.mapping2, "mmap2"), lo, hi)
+        return mapped(self.mapping2, "mmap2").load(lo, hi)
 
     def _do_touch_first_data(self, page: int) -> None:
         if page >= 0:
-            self._do_map_read_pages(page, page + 1)
+            mapped(self.mapping, "mmap").load(page, page + 1)
 
     def _do_map_write_pages(self, lo: int, hi: int, gen: int, step: int = 1) -> int:
-        mapping = _mapped(self.mapping, "mmap")
-        for done, page in enumerate(range(lo, hi, step)):
-            vmas, mapped = mapping.over(page * PAGE, PAGE)
-            if not mapped or "w" not in vmas[0].prot:
-                raise _SigBus(done)
-            folio = self._fault(page, done)
-            folio.write((page - folio.index) * PAGE, page_content(page, gen))
-            folio.mark_dirty()
-            folio.unlock()
-            folio.put()
-            self._page_tables.add(page // HUGE_PAGES)
-        return len(range(lo, hi, step))
+        return mapped(self.mapping, "mmap").store(range(lo, hi, step), gen)
 
     def _do_mprotect(self, off: int, len: int, prot: str) -> None:
-        if not _mapped(self.mapping, "mmap").change(off, len, prot=prot):
-            raise OSError(errno.ENOMEM, "Part of the range is not mapped")
+        self.process.mprotect(mapped(self.mapping, "mmap").base + off, len, prot)
 
     def _do_mlock(self, off: int, len: int) -> None:
-        """Kernel: do_mlock(), mm/mlock.c: what can be locked is, and then every page of it is faulted in."""
-        mapping = _mapped(self.mapping, "mmap")
-        if not mapping.change(off, len, locked=True):
-            raise OSError(errno.ENOMEM, "Part of the range is not mapped")
-        try:
-            self._load(mapping, off // PAGE, -(-(off + len) // PAGE))
-        except _SigBus:
-            raise OSError(errno.ENOMEM, "Part of the range lies behind the end of the file") from None
+        self.process.mlock(mapped(self.mapping, "mmap").base + off, len)
 
     def _do_munlock(self, off: int, len: int) -> None:
-        if not _mapped(self.mapping, "mmap").change(off, len, locked=False):
-            raise OSError(errno.ENOMEM, "Part of the range is not mapped")
+        self.process.munlock(mapped(self.mapping, "mmap").base + off, len)
 
     # Advice --------------------------------------------------------------------------------------------------
 
     def _do_madvise(self, advice: str, off: int, len: int) -> None:
-        mapping = _mapped(self.mapping, "mmap")
-        pieces, whole = mapping.over(off, len)
-        for piece in pieces:
-            if advice == "MADV_REMOVE":
-                if piece.locked:
-                    raise OSError(errno.EINVAL, "Locked memory cannot be removed")
-                if "w" not in piece.prot:
-                    raise OSError(errno.EACCES, "A mapping that cannot be written")
-                self.file.punch_hole(piece.start, piece.end - piece.start)
-            elif advice == "MADV_DONTNEED":
-                if piece.locked:
-                    raise OSError(errno.EINVAL, "Locked memory is needed")
-            else:
-                raise NotExpressed(f"madvise {advice}")
-        if not whole:
-            raise OSError(errno.ENOMEM, "Part of the range is not mapped")
+        start = mapped(self.mapping, "mmap").base + off
+        try:
+            self.process.madvise(advice, start, len)
+        except UsageError:
+            raise NotExpressed(f"madvise {advice}") from None
 
     def _do_madvise_collapse(self, off: int, len: int) -> None:
-        self._madvise_collapse(_mapped(self.mapping, "mmap"), off, len)
+        self.collapse(self.process, mapped(self.mapping, "mmap").base + off, len)
 
     def _do_madvise_collapse_map2(self, off: int, len: int) -> None:
-        self._madvise_collapse(_mapped(self.mapping2, "mmap2"), off, len)
+        self.collapse(self.process, mapped(self.mapping2, "mmap2").base + off, len)
 
-    def _madvise_collapse(self, mapping: FileMapping, off: int, length: int) -> None:
-        self.machine.memory.lru.drain_all()
-        number = mapping.madvise_collapse(off, length, self._collapse)
-        if number:
-            raise OSError(number, "MADV_COLLAPSE")
+    def collapse(self, process: Process, start: int, length: int) -> None:
+        """madvise(2) with MADV_COLLAPSE."""
+        trace = self.machine.khugepaged.trace
+        before = len(trace)
+        try:
+            process.madvise_collapse(start, length)
+        finally:
+            self.statuses = [event.result for event in trace[before:] if event.name == "scan_file"]
 
-    def _collapse(self, start: int) -> ScanResult:
-        if self.kernel.version < (6, 4) and start // HUGE_PAGES not in self._page_tables:
-            raise NotExpressed("MADV_COLLAPSE without a page table, which 6.1 reports as an error")
-        status = self.machine.collapse(self.file, start, self.strategy).status
-        self.statuses.append(status)
-        return status
+    # userfaultfd -----------------------------------------------------------------------------------------------
+
+    def _do_uffd_register(self, mode: str, vma: int) -> None:
+        mapping = mapped(self.mapping, "mmap") if vma == 1 else mapped(self.mapping2, "mmap2")
+        self._uffd = self.process.userfaultfd(self._serve)
+        self._uffd.register(mapping.start, mapping.length, *mode.lower().split("|"))
+        self._watched = mapping
+
+    def _serve(self, event: UffdEvent) -> None:
+        """Resolve a fault in the plainest way."""
+        if self._uffd is None:
+            return
+        if event.reason == "wp":
+            self._uffd.writeprotect(event.address, PAGE, False)
+        elif event.reason == "minor":
+            self._uffd.resume(event.address)
+        else:
+            self._uffd.zeropage(event.address)
+
+    def _do_uffd_touch(self, page: int, write: int) -> int:
+        """Touch a page as user space does; returns how many faults the monitor has seen."""
+        if self._uffd is None or self._watched is None:
+            raise UsageError("Nothing is watched yet; put uffd_register(mode=..., vma=1) before it.")
+        before = len(self._uffd.events)
+        address = self._watched.address(page)
+        try:
+            if write:
+                self.process.write(address, b"\0")
+            else:
+                self.process.read(address, 1)
+        except (BusError, SegmentationFault):
+            raise UsageError(f"Page {page} is not mapped there, or behind the end of the file.") from None
+        return len(self._uffd.events) - before
 
     # References ----------------------------------------------------------------------------------------------
 
     def _do_vmsplice_pin(self, page: int) -> int:
-        try:
-            self._load(_mapped(self.mapping, "mmap"), page, page + 1)
-        except _SigBus:
-            raise OSError(errno.EFAULT, "Nothing can be mapped there") from None
-        self._pins.append(self.file.pin(page))
+        self._pins.append(self.process.vmsplice(mapped(self.mapping, "mmap").address(page)))
         return PAGE
 
     def _do_splice_file_to_pipe(self, page: int) -> int:
@@ -300,7 +344,12 @@ class ModelFile:
             self._pins.pop()()
 
 
-def _mapped(mapping: FileMapping | None, by: str) -> FileMapping:
+def mapped(mapping: MappedFile | None, by: str) -> MappedFile:
+    """Return a mapping that has to be there.
+
+    Raises:
+        UsageError: it is not.
+    """
     if mapping is None:
         raise UsageError(f"Nothing is mapped yet; put {by}(len=...) before it.")
     return mapping

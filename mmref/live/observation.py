@@ -48,6 +48,10 @@ class Observation(TypedDict, total=False):
     """What /proc/self/smaps says of the main mapping: each of `SMAPS` (kB)."""
     content: list[list[int]]
     """Runs of pages [first, behind, tag] by pread(2)."""
+    cache_thp: list[list[int]]
+    """Pages that belong to a huge page, [first, behind); of files on a disk."""
+    cache_dirty: list[list[int]]
+    """Pages that are dirty; of files on a disk."""
     mixed: list[list[int]]
     """[page, CRC-32] of each page that is tagged `MIXED`."""
 

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 from mmref.errors import Finding
 from mmref.khugepaged import ScanResult
 from mmref.live.generation import Kernel
-from mmref.live.model import ModelFile, NotExpressed
+from mmref.live.model import NotExpressed
+from mmref.live.observation import MIXED
 from mmref.live.program import HUGE, Op
+from mmref.live.recorded import RecordedFile
 
 SUFFIX = ".jsonl.gz"
 SUCCESS = {status.value for status in ScanResult if status.succeeded}
@@ -60,18 +62,28 @@ def replay(scenario: dict[str, Any], meta: dict[str, Any]) -> None:
     """
     if "steps" not in scenario:
         raise NotExpressed(_not_recorded(scenario))
-    file = ModelFile(Kernel.parse(meta["release"]), meta)
+    file = RecordedFile(Kernel.parse(meta["release"]), meta)
     file.ranges = max([1, *(_ranges(step["args"]) for step in scenario["steps"])])
     for step in scenario["steps"]:
         op = Op(step["op"], step["args"])
-        result = file.step(op, observe=bool(step.get("observe")))
+        kernel = step.get("observe") or {}
+        file.reads = "content" in kernel
+        if kernel and "core_vma" not in kernel:
+            file.unmap()
+        result = file.step(op, observe=bool(kernel))
         for field in ("ret", "errno", "sigbus"):
-            if field in result or field == "sigbus":
+            if op.name != "khugepaged_run" or field != "ret":  # that counts how often the daemon came by
                 _same(op, field, step.get(field), result.get(field))
         if step.get("trace") is not None:
-            _same(op, "SCAN codes", _scan_codes(step["trace"]), [_code(status.value) for status in file.statuses])
-        if step.get("observe"):
-            _compare(op, step["observe"], dict(result.get("observe", {})), file)
+            by = "other" if op.name.startswith("peer_") else "self"
+            codes = [_code(status.value) for status in file.statuses]
+            _same(op, "SCAN codes", _scan_codes(step["trace"], by), codes)
+        if "peer" in step:
+            _same(op, "peer", step["peer"], file.peer_smaps())
+        if "file_content" in step:
+            _same(op, "file_content", step["file_content"], file.read_all)
+        if kernel:
+            _compare(op, kernel, dict(result["observe"]), file)
 
 
 def _not_recorded(scenario: dict[str, Any]) -> str:
@@ -91,23 +103,49 @@ def _same(op: Op, field: str, kernel: object, model: object) -> None:
 
 
 def _code(text: str) -> str:
-    """Take the three codes of success for one: kernels name the same success differently."""
+    """Take codes for one that kernels use for the same.
+
+    Success has three names. Whether a process without a page table has PMD_NULL or PMD_NONE depends on what else it
+    has mapped in the same GiB.
+    """
+    if text == ScanResult.PMD_NULL.value:
+        return ScanResult.PMD_NONE.value
     return ScanResult.SUCCEED.value if text in SUCCESS else text
 
 
-def _scan_codes(trace: list[dict[str, Any]]) -> list[str]:
-    """Return what hpage_collapse_scan_file() came to for each range that the caller itself tried."""
-    return [_code(one["result"]) for one in trace if one.get("tp") == "scan_file" and one["by"] == "self"]
+def _scan_codes(trace: list[dict[str, Any]], by: str) -> list[str]:
+    """Return what hpage_collapse_scan_file() came to for each range that somebody tried."""
+    return [_code(one["result"]) for one in trace if one.get("tp") == "scan_file" and one["by"] == by]
 
 
-def _compare(op: Op, kernel: dict[str, Any], model: dict[str, Any], file: ModelFile) -> None:
+def _compare(op: Op, kernel: dict[str, Any], model: dict[str, Any], file: RecordedFile) -> None:
     """Hold the file against what was observed on the kernel."""
-    for field in ("size", "blocks", "data", "core_cache"):
+    on_disk = "cache_thp" in kernel
+    for field in ("size", "blocks", "data"):
         _same(op, field, kernel[field], model[field])
-    for field in set(model) & set(kernel) - {"size", "blocks", "data", "core_cache"}:
-        _same(op, field, kernel[field], model[field])
-    if "ck" in kernel and any(tag < 0 for _, _, tag in kernel.get("content", ())):
+    pages = kernel["content"][-1][1] if on_disk and kernel["content"] else None  # how far the recording looked
+    fields = ["core_cache", "content", "cache_thp", "cache_dirty", "core_vma"]
+    if not file.on_disk:  # a fault that has to read from the disk gives up mmap_lock, and maps more when it is back
+        fields += ["pte_present", "vma2_pte_present"]
+    for field in fields:
+        if field in kernel and field in model:
+            _same(op, field, kernel[field], _up_to(model[field], pages))
+    if "ck" in kernel and not on_disk and min((tag for _, _, tag in kernel.get("content", ())), default=0) == MIXED:
         _same(op, "checksum", kernel["ck"], file.checksum())
+    for key in (
+        set(kernel.get("smaps", ())) & set(model.get("smaps", ())) if file.one_area() and not file.on_disk else ()
+    ):
+        _same(op, f"smaps {key}", kernel["smaps"][key], model["smaps"][key])
+    counters = kernel.get("cum") or kernel.get("vm") or {}
+    for key in set(counters) & set(file.counters):
+        _same(op, key, counters[key], file.counters[key])
+
+
+def _up_to(found: list[list[int]], pages: int | None) -> list[list[int]]:
+    """Cut runs at a page."""
+    if pages is None:
+        return found
+    return [[run[0], min(run[1], pages), *run[2:]] for run in found if run[0] < pages]
 
 
 def replay_all(path: Path) -> Iterator[Verdict]:

@@ -7,7 +7,6 @@ import platform
 import pytest
 
 from mmref.errors import UsageError
-from mmref.khugepaged import strategies
 from mmref.live import Kernel, Program, run, support
 from mmref.live.command import live
 from mmref.live.support import supported
@@ -94,16 +93,20 @@ def test_a_process_that_may_not_fork(sysfs, monkeypatch, kernel):
 
 
 @pytest.mark.parametrize(
-    ("release", "strategy"), [("6.1.0-56-amd64", "freeze-and-replace"), ("6.4.1", "lock-and-insert-late")]
+    ("release", "rules", "strategy"),
+    [
+        ("5.15.0", "6.1", "freeze-and-replace"),
+        ("6.1.0-56-amd64", "6.1", "freeze-and-replace"),
+        ("6.4.1", "6.4", "lock-and-insert-late"),
+        ("6.9", "6.4", "lock-and-insert-late"),
+        ("6.12.117", "6.12", "upstream-6.12"),
+        ("6.18.44-fc", "6.18", "upstream-6.12"),
+        ("7.2-rc1", "6.18", "upstream-6.12"),
+    ],
 )
-def test_the_version_decides_the_strategy(release, strategy):
-    assert Kernel.parse(release).strategy == strategy
-
-
-@pytest.mark.parametrize("release", ["6.6", "6.12.117", "6.18.44-fc", "7.2-rc1"])
-def test_newer_kernels_have_the_newest_strategy(release):
-    newest = "upstream-6.12" if "upstream-6.12" in strategies() else "lock-and-insert-late"
-    assert Kernel.parse(release).strategy == newest
+def test_the_version_decides_the_rules_and_the_strategy(release, rules, strategy):
+    kernel = Kernel.parse(release)
+    assert (kernel.rules, kernel.strategy) == (rules, strategy)
 
 
 @pytest.mark.parametrize("release", ["", "linux", "6", "x6.1"])
