@@ -118,6 +118,10 @@ class BoundedSearch:
         """Return the number of branches that are known and not yet explored."""
         return sum(len(state.choices) - 1 for state in self._states)
 
+    def done(self) -> float:
+        """Return the part of the search that is done, as far as can be told: nobody counts what has been tried."""
+        return 0.0
+
     def left_out(self) -> str:
         """Say by what the search was limited, if it left a schedule out."""
         what = "preemptions" if self.preemptions_only else "context switches"

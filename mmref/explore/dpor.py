@@ -360,6 +360,24 @@ class Dpor:
             self._records[state.location] = state.undo
         state.location = -1
 
+    def done(self) -> float:
+        """Return the part of the search that is done, if every branch of a state is as large as the others."""
+        done = 0.0
+        share = 1.0
+        for state in self.states:
+            explored = (state.backtrack & state.sleep).bit_count()
+            share /= explored + 1 + self._waiting_branches(state)
+            done += share * explored
+        return done
+
+    def _waiting_branches(self, state: State) -> int:
+        """Return how many branches of a state have not been begun."""
+        return (state.backtrack & ~state.sleep & ~(1 << state.cpu)).bit_count()
+
+    def pending(self) -> int:
+        """Return the number of branches that are known and not yet explored."""
+        return sum(self._waiting_branches(state) for state in self.states)
+
     def left_out(self) -> str:
         """Say by what the search was limited: by nothing."""
         return ""
@@ -444,7 +462,3 @@ class SourceDpor(Dpor):
         self._depth = 0
         self._sleep = 0
         return bool(states)
-
-    def pending(self) -> int:
-        """Return the number of branches that are known and not yet explored."""
-        return sum((state.backtrack & ~state.sleep & ~(1 << state.cpu)).bit_count() for state in self.states)

@@ -43,6 +43,9 @@ class Engine(Chooser, Protocol):
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
 
+    def done(self) -> float:
+        """Return the part of the search that is done, between 0 and 1, as far as can be told; 0 if it cannot."""
+
     def left_out(self) -> str:
         """Say by what the search was limited, if it has come to its end; "" if by nothing."""
 
@@ -266,7 +269,7 @@ class _Search:
                 break
             if progress is not None and monotonic() - last_progress > 0.2:
                 last_progress = monotonic()
-                progress(Progress(self.executions, self.blocked, engine.pending(), last_progress - start))
+                progress(self._progress(last_progress - start))
         trace = None
         if self.first is not None:
             choices, verdict = self.first
@@ -278,6 +281,11 @@ class _Search:
             exhaustive=not reason, reason=reason, counterexample=trace, found_in=self.found_in,
             findings=self.findings, steps=self.steps, seconds=monotonic() - start,
         )  # fmt: skip
+
+    def _progress(self, seconds: float) -> Progress:
+        done = self.engine.done()
+        estimated = round((self.executions + self.blocked) / done) if done else None
+        return Progress(self.executions, self.blocked, self.engine.pending(), estimated, seconds)
 
     def _account(self, run: Run, on_execution: Callable[[Completed], object] | None) -> None:
         self.steps += run.steps

@@ -195,7 +195,8 @@ def point(
     """
     run = location.run
     if run is None or not run.live:
-        _outside(run)
+        if run is None or run.closing:  # else it is set-up code, or a check
+            _outside(run)
         return
     cpu = run.current
     cpu.location = location
@@ -227,7 +228,8 @@ def point_all(
     location, mode = accesses[0]
     run = location.run
     if run is None or not run.live:
-        _outside(run)
+        if run is None or run.closing:  # else it is set-up code, or a check
+            _outside(run)
         return
     cpu = run.current
     cpu.location = location

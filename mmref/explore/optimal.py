@@ -262,6 +262,7 @@ class OptimalDpor(Dpor):
                 wut.pop(0)
             if wut:
                 state.cpu = wut[0].cpu
+                state.backtrack |= 1 << state.cpu
                 break
             states.pop()
         self.replayed = len(states) - 1
@@ -270,6 +271,7 @@ class OptimalDpor(Dpor):
         self._subtree = []
         return bool(states)
 
-    def pending(self) -> int:
-        """Return the number of branches that are known and not yet explored."""
-        return sum(len(state.wut) - 1 for state in self.states if isinstance(state, WakeupState))
+    @override
+    def _waiting_branches(self, state: State) -> int:
+        assert isinstance(state, WakeupState)
+        return len(state.wut) - 1

@@ -90,10 +90,13 @@ class Progress:
         executions: complete ones so far.
         blocked: given up so far.
         pending: branches known and not yet explored.
+        estimated: how many executions there will be in all, judged by how many branches of each state are done; None
+            if the engine cannot tell. It is often wrong by a factor, and gets better.
         seconds: since the start.
     """
 
     executions: int
     blocked: int
     pending: int
+    estimated: int | None
     seconds: float

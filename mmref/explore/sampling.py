@@ -49,6 +49,10 @@ class RandomWalk:
         """Return the number of branches that are known and not yet explored: nobody counts them."""
         return 0
 
+    def done(self) -> float:
+        """Return the part of the search that is done, as far as can be told: nobody counts what has been tried."""
+        return 0.0
+
     def left_out(self) -> str:
         """Say why this is not everything."""
         return f"a random sample with seed {self.seed}"

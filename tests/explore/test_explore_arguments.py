@@ -68,6 +68,19 @@ def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     explore(readers(3), progress=seen.append)
     assert [one.executions for one in seen] == [1, 2, 3, 4, 5, 6, 7]
     assert seen[0].pending == 2
+    assert all(one.estimated is not None and 4 <= one.estimated <= 12 for one in seen)  # there are 8
+
+
+@pytest.mark.parametrize("engine", ["source", "optimal"])
+def test_the_estimate_gets_better(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100_000))
+    monkeypatch.setattr("mmref.explore.explorer.monotonic", lambda: float(next(clock)))
+    seen: list[Progress] = []
+    report = explore(lastzero(7), progress=seen.append, engine=engine)
+    total = report.executions + report.blocked
+    estimates = [one.estimated or 0 for one in seen[len(seen) // 2 :]]
+    assert all(total / 3 <= estimate <= total * 3 for estimate in estimates)
+    assert total * 0.9 <= estimates[-1] <= total * 1.1
 
 
 def test_report_in_one_line() -> None:
