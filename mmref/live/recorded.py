@@ -49,7 +49,6 @@ class RecordedFile(ModelFile):
         self.on_disk = False
         self._looks_at_cache = "fs" in self.settings
         self._has_ro_thp = self._looks_at_cache or "READ_ONLY_THP_FOR_FS=y" in self.settings.get("note", "")
-        self._fault_has_read = False
         self._peer: MappedFile | None = None
         self._sealed: frozenset[str] = frozenset()
         self._read_only = False
@@ -170,22 +169,10 @@ class RecordedFile(ModelFile):
 
     def _do_madvise(self, advice: str, off: int, len: int) -> None:
         if advice == "MADV_COLD" and (off % HUGE or len % HUGE):
-            for page in range(off // PAGE, (off + len) // PAGE):
-                folio = folios_of(self.file.mapping).get(page)
-                if folio is not None and folio.order == self.machine.order:
-                    raise NotExpressed("MADV_COLD over a part of a huge page, which splits it")
+            cached = folios_of(self.file.mapping)
+            if any(page in cached and cached[page].order for page in range(off // PAGE, (off + len) // PAGE)):
+                raise NotExpressed("MADV_COLD over a part of a huge page, which splits it")
         super()._do_madvise(advice, off, len)
-
-    def _do_map_read_pages(self, lo: int, hi: int) -> int:
-        if hi - lo > 1:
-            self._no_readahead(hi)
-        self._fault_has_read |= self.on_disk and not all(self.file.mincore(lo, hi - lo))
-        return super()._do_map_read_pages(lo, hi)
-
-    def _no_readahead(self, hi: int) -> None:
-        """Refuse to touch pages of a file on a disk when readahead could run further than is touched."""
-        if self.on_disk and not all(self.file.mincore(0, hi)) and self.file.size > hi * PAGE:
-            raise NotExpressed("readahead that runs ahead of what is touched (PG_readahead, page_cache_async_ra())")
 
     # Another process -------------------------------------------------------------------------------------------
 
@@ -303,13 +290,7 @@ class RecordedFile(ModelFile):
         self.file.truncate(size)
 
     def _do_fadvise_dontneed(self, lo: int = 0, hi: int | None = None) -> None:
-        if self._fault_has_read and any(one in ("file", "pmd") for one in self._pagemap()):
-            raise NotExpressed("a fault that has to read gives up mmap_lock, and maps more when it is back")
         self.file.fadvise_dontneed(lo, None if hi is None else hi - lo)
-
-    def _pagemap(self) -> list[str]:
-        mapping = self.mapping
-        return [] if mapping is None else mapping.mm.pagemap(mapping.start, mapping.length)
 
     def _do_drop_caches(self) -> None:
         self._do_fadvise_dontneed()
@@ -318,12 +299,11 @@ class RecordedFile(ModelFile):
         inode = self.file.inode
         if not isinstance(inode, RegularInode):
             raise NotExpressed("pread_pages of a file on tmpfs")
-        if fadvise != "random":
-            self._no_readahead(hi)
+        if not self._looks_at_cache:
+            raise NotExpressed("read(2) of many pages at once, which reads ahead of itself (struct file_ra_state)")
         for page in range(lo, hi, step):
             inode.file_read(page * PAGE, 8, 1 if fadvise == "random" else RA_PAGES)
-        pages = len(range(lo, hi, step))
-        return pages if self._looks_at_cache else pages * PAGE  # the other recordings count bytes
+        return len(range(lo, hi, step))
 
     def _do_pread_all(self) -> None:
         self.read_all = content_tags(self.file.read(0, self.file.size))[0]
@@ -332,7 +312,6 @@ class RecordedFile(ModelFile):
         super()._do_mlock(off, mapped(self.mapping, "mmap").length if len is None else len)
 
     def _do_mmap_shared_write_then_unmap(self, lo: int, hi: int, gen: int) -> None:
-        self._no_readahead(hi)
         close = self.file.open_for_write()
         start = self.process.mmap(self.file.inode, hi * PAGE)
         MappedFile(self.process, start, hi * PAGE).store(range(lo, hi), gen)
@@ -343,11 +322,6 @@ class RecordedFile(ModelFile):
         """madvise(2) with MADV_COLLAPSE; a kernel built without it refuses files on a disk."""
         if self.on_disk and not self._has_ro_thp:
             raise OSError(errno.EINVAL, "CONFIG_READ_ONLY_THP_FOR_FS is not set")
-        group = self._group
-        if group is not None and group.limit is not None and group.swap_limit == 0 and process.mm.rss(start, length):
-            raise NotExpressed(
-                "a control group at its limit that may not swap: reclaim does not even look at tmpfs then"
-            )
         super().collapse(process, start, length)
 
 

@@ -124,10 +124,7 @@ def _compare(op: Op, kernel: dict[str, Any], model: dict[str, Any], file: Record
     for field in ("size", "blocks", "data"):
         _same(op, field, kernel[field], model[field])
     pages = kernel["content"][-1][1] if on_disk and kernel["content"] else None  # how far the recording looked
-    fields = ["core_cache", "content", "cache_thp", "cache_dirty", "core_vma"]
-    if not file.on_disk:  # a fault that has to read from the disk gives up mmap_lock, and maps more when it is back
-        fields += ["pte_present", "vma2_pte_present"]
-    for field in fields:
+    for field in ("core_cache", "content", "cache_thp", "cache_dirty", "core_vma", "pte_present", "vma2_pte_present"):
         if field in kernel and field in model:
             _same(op, field, kernel[field], _up_to(model[field], pages))
     if "ck" in kernel and not on_disk and min((tag for _, _, tag in kernel.get("content", ())), default=0) == MIXED:
