@@ -32,7 +32,20 @@ from typing_extensions import override
 
 from mmref.errors import MmrefInternalError
 from mmref.explore.errors import NondeterministicProgram
-from mmref.explore.locations import CONFLICTS, DEC, INC, LOCK, MODE_NAMES, READ, SHARE, TRYINC, UNLOCK, UNSHARE, Mode
+from mmref.explore.locations import (
+    CONFLICTS,
+    DEC,
+    INC,
+    LOCK,
+    MODE_NAMES,
+    READ,
+    SHARE,
+    TRYINC,
+    UNLOCK,
+    UNSHARE,
+    WRITE,
+    Mode,
+)
 from mmref.explore.scheduler import ExploredCpu, Run
 from mmref.explore.sleep import still_asleep
 
@@ -308,18 +321,21 @@ class Dpor:
     def _was_free(self, event: int, cpu: ExploredCpu) -> bool | None:
         """Tell whether `cpu` could have taken its lock just before an event on the lock; None if unknown."""
         mode = self.states[event].mode
-        if mode in {LOCK, UNLOCK, UNSHARE}:
-            return mode == LOCK
+        if mode in {UNLOCK, UNSHARE}:
+            return False
         if SHARE in {cpu.mode, mode}:
             return None  # there may be other readers, or writers that queue
-        if mode != READ:
-            return True  # a trylock
         location = cpu.location.id
-        for earlier in range(event - 1, -1, -1):
-            state = self.states[earlier]
-            if state.location == location and state.mode != READ:
-                return None if state.mode in {SHARE, UNSHARE} else state.mode == UNLOCK
-        return True
+        holders = 0
+        for state in self.states[:event]:
+            if state.location == location:
+                if state.mode in {LOCK, SHARE, WRITE}:  # a write is a trylock that succeeded
+                    holders += 1
+                elif state.mode in {UNLOCK, UNSHARE} and holders:
+                    holders -= 1
+        if not holders:
+            return True
+        return False if mode == READ else None  # several holders: a lock that is shared some other way
 
     @staticmethod
     def _conflicts(state: State, modes: dict[int, Mode]) -> bool:

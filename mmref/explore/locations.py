@@ -42,7 +42,8 @@ TRYINC: Mode = 5
 DEC: Mode = 6
 """Decrements a counter to which this CPU holds a reference, and sees only whether it is zero now."""
 LOCK: Mode = 7
-"""Acquires an exclusive lock (give `enabled`). Only the order of two acquires can be reversed."""
+"""Acquires an exclusive lock (give `enabled`). Only the order of two acquires can be reversed. To wait for anything
+that is not a lock, give `enabled` with the mode that the operation has otherwise, usually `READ`."""
 UNLOCK: Mode = 8
 """Releases what `LOCK`, or a `WRITE` that took effect (a trylock), has acquired."""
 SHARE: Mode = 9

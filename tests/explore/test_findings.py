@@ -484,3 +484,42 @@ def test_lazy_names() -> None:
         ("poke", "expensive", "done"), ("poke", "node.slots[3]", "done"), ("poke", "location 2", "done"),
     ]  # fmt: skip
     assert named == ["asked"]
+
+
+def test_a_shared_lock_made_of_exclusive_modes_is_explored_in_full() -> None:
+    """Readers that use LOCK give more traces than needed, but none is lost."""
+
+    class Rough(Sem):
+        __slots__ = ()
+
+        def down_read(self) -> None:
+            point(self, LOCK, "down_read", enabled=lambda: not self.writer)
+            self.readers += 1
+
+        def up_read(self) -> None:
+            point(self, UNLOCK, "up_read")
+            self.readers -= 1
+
+    def program() -> Sequence[Thread]:
+        sem, x = Rough("sem"), Cell(0)
+
+        def reader() -> int:
+            sem.down_read()
+            value = x.load()
+            sem.up_read()
+            return value
+
+        def writer() -> None:
+            sem.down_write()
+            x.store(1)
+            sem.up_write()
+
+        return [reader, reader, writer]
+
+    def results(engine: str) -> set[tuple[object, ...]]:
+        seen: set[tuple[object, ...]] = set()
+        explore(program, engine=engine, on_execution=lambda done: seen.add(tuple(done.results)))
+        return seen
+
+    assert results("source") == results("optimal") == results("enumerate")
+    assert len(results("source")) == 4
