@@ -3,26 +3,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
 from mmref.errors import UsageError
-from mmref.explore.bounded import BoundedSearch
 from mmref.explore.dpor import SourceDpor
-from mmref.explore.enumeration import Enumeration
 from mmref.explore.errors import NondeterministicProgram, StepLimit
 from mmref.explore.locations import THREAD
-from mmref.explore.optimal import OptimalDpor
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
 from mmref.explore.report import Completed, Progress, Report
-from mmref.explore.sampling import Pct, RandomWalk
 from mmref.explore.schedule import FollowSchedule, FollowToTheEnd, Schedule
 from mmref.explore.scheduler import BLOCKED, FAILED, Chooser, Event, Recorder, Run
-from mmref.explore.shrink import shrink
-from mmref.explore.states import StateSearch
 from mmref.explore.trace import Trace, Verdict
 
 __all__ = ["DEFAULT_MAX_STEPS", "ENGINES", "Engine", "Resolver", "explore", "replay"]
@@ -70,6 +63,8 @@ def _make_engine(name: str | None, bound: int | None, seed: int | None) -> Engin
     if name is None:
         name = "bounded" if bound is not None and seed is None else "source" if seed is None else "random"
     if name not in ENGINES:
+        import difflib
+
         close = difflib.get_close_matches(str(name), ENGINES, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(ENGINES)}"
         raise UsageError(f"engine={name!r} is unknown: {hint}")
@@ -81,16 +76,28 @@ def _make_engine(name: str | None, bound: int | None, seed: int | None) -> Engin
         case "source":
             return SourceDpor()
         case "optimal":
+            from mmref.explore.optimal import OptimalDpor
+
             return OptimalDpor()
         case "states":
+            from mmref.explore.states import StateSearch
+
             return StateSearch()
         case "enumerate":
+            from mmref.explore.enumeration import Enumeration
+
             return Enumeration()
         case "bounded":
+            from mmref.explore.bounded import BoundedSearch
+
             return BoundedSearch(2 if bound is None else bound, preemptions_only=True)
         case "pct":
+            from mmref.explore.sampling import Pct
+
             return Pct(seed or 0, 3 if bound is None else bound)
         case _:
+            from mmref.explore.sampling import RandomWalk
+
             return RandomWalk(seed or 0)
 
 
@@ -151,7 +158,7 @@ def explore(
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} must be at least 1")
     chosen = _make_engine(engine, bound, seed)
-    if max_executions is None and isinstance(chosen, RandomWalk):
+    if max_executions is None and chosen.name in {"random", "pct"}:
         max_executions = DEFAULT_SAMPLES
     search = _Search(builder(program, strategy), chosen, max_steps, stop_at_first)
     try:
@@ -274,6 +281,8 @@ class _Search:
         if self.first is not None:
             choices, verdict = self.first
             if shrink_counterexample and verdict.kind != "step-limit":
+                from mmref.explore.shrink import shrink
+
                 choices = shrink(self.build, choices, verdict, self.max_steps)
             trace = record(self.build, choices, name, spec, self.max_steps)
         return Report(

@@ -14,7 +14,6 @@ The JSON schema, version 1 (every key is required):
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +130,8 @@ class Trace:
             },
             "aftermath": [_event_data(event) for event in self.aftermath],
         }  # fmt: skip
+        import json  # not needed to explore
+
         return json.dumps(data, indent=indent)
 
     @classmethod
@@ -144,6 +145,8 @@ class Trace:
         Raises:
             UsageError: it is cut short, of another version, or something else altogether.
         """
+        import json
+
         try:
             data = json.loads(text)
         except ValueError as error:
