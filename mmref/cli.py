@@ -24,7 +24,7 @@ from mmref.errors import MmrefError, UsageError
 
 if TYPE_CHECKING:
     from mmref.explore import Progress, Report, Trace
-    from mmref.explore.catalogue import CollapseScenario
+    from mmref.explore.scenario import CollapseScenario
     from mmref.khugepaged import CollapseStrategy
 
 __all__ = ["main"]

@@ -21,7 +21,7 @@ from mmref.explore.schedule import Schedule
 from mmref.explore.trace import Trace, TraceEvent, Verdict
 
 if TYPE_CHECKING:
-    from mmref.explore.catalogue import CollapseScenario
+    from mmref.explore.scenario import CollapseScenario
 
 __all__ = ["Cell", "Completed", "Execution", "Mutex", "NondeterministicProgram", "Program", "Progress", "Report",
            "Scenario", "Schedule", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",

@@ -11,13 +11,14 @@ from __future__ import annotations
 from mmref.errors import InvariantViolation
 from mmref.explore.twins import TracedPageAllocator
 from mmref.folio import PG_UPTODATE
-from mmref.machine import File
-from mmref.pagecache import check_file, folios_of
+from mmref.machine import File, Machine
+from mmref.pagecache import folios_of
 
 __all__ = [
     "INVARIANTS",
     "check_always",
     "check_at_rest",
+    "check_content",
     "check_hidden_data",
     "check_hole",
     "check_resident",
@@ -28,11 +29,16 @@ __all__ = [
 INVARIANTS = {
     "A1": "SEEK_DATA and SEEK_HOLE do not report a hole where the last completed write left data",
     "A2": "mincore() does not report a page absent that nobody has reclaimed, swapped out, truncated or punched",
+    "A3": "a page reads as what was last written to it",
     "A4": "no byte of an uptodate folio is uninitialised",
     "A5": "a folio that is in the page cache and not uptodate holds no user data",
     "A6": "a folio in the page cache says that it belongs there",
+    "A7": "whoever saw a page missing that a userfaultfd monitor watches gets an event when touching it",
     "A8": "no folio that a lookup can find has a reference count of 0, but under xa_lock",
+    "A9": "what was punched or truncated stays empty until somebody writes or allocates there again",
+    "A10": "a file that is open for writing has no huge folio in its cache, if its filesystem knows none",
     "A11": "no freed folio is used, and no assertion of the kernel fails",
+    "A13": "a page that somebody has pinned is not replaced",
     "Q1": "at rest, nrpages is the number of indices that folios cover",
     "Q2": "at rest, alloced is nrpages + swapped, and i_blocks follows it",
     "Q5": "at rest, no folio is locked",
@@ -72,9 +78,7 @@ def check_hidden_data(file: File, data: frozenset[int]) -> None:
     """Check A5 in the present state: each page that holds data is found in a folio that is uptodate."""
     for index, folio in folios_of(file.mapping).items():
         if index in data and not folio.peek()[0] & PG_UPTODATE:
-            raise InvariantViolation(
-                "A5", f"page {index} holds data, but the cache has {folio}, not uptodate"
-            )
+            raise InvariantViolation("A5", f"page {index} holds data, but the cache has {folio}, not uptodate")
 
 
 def _first_clear(bits: int) -> int:
@@ -114,10 +118,24 @@ def _pages(pages: list[int]) -> str:
     return f"page {pages[0]}" if len(pages) == 1 else f"pages {', '.join(map(str, pages))}"
 
 
-def check_at_rest(file: File, content: dict[int, bytes]) -> None:
-    """Check the file when every CPU has ended: Q1, Q2, Q5, Q6, Q7, A4, A6, and that the data is still there."""
-    check_file(file.inode)
-    size = file.machine.page_size
-    for page, expected in content.items():
-        if file.read(page * size, size) != expected:
-            raise InvariantViolation("A3", f"page {page} no longer reads as what was written to it")
+def check_content(page: int, got: bytes, expected: bytes) -> None:
+    """Check A3 of a read: it returns what was last written.
+
+    Args:
+        page: the page that was read.
+        got: what was read.
+        expected: what was written.
+    """
+    if got != expected:
+        seen = sorted(set(got))
+        raise InvariantViolation(
+            "A3", f"page {page} reads as bytes {seen[:4]}, but {sorted(set(expected))[:4]} was written there"
+        )
+
+
+def check_at_rest(machine: Machine, file: File, truth: dict[int, bytes]) -> None:
+    """Check the machine when every CPU has ended: all that holds at rest, and that the data is still there."""
+    machine.check()
+    size = machine.page_size
+    for page, expected in truth.items():
+        check_content(page, file.read(page * size, size), expected)

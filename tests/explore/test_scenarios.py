@@ -7,7 +7,8 @@ import pytest
 
 from mmref.errors import UsageError
 from mmref.explore import Execution, explore, invariants, replay
-from mmref.explore.catalogue import CollapseScenario, get_scenario, scenario_from_spec, scenarios, strategy_text
+from mmref.explore.catalogue import get_scenario, scenario_from_spec, scenarios
+from mmref.explore.scenario import CollapseScenario, strategy_text
 from mmref.khugepaged import LockAndInsertLate, get_strategy
 
 # (layout, chunk_shift): inside one leaf; one slot of a parent; several slots of a parent, as the kernel's 6 and 9.

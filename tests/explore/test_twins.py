@@ -22,7 +22,7 @@ PACKAGE = Path(mmref.__file__).parent
 RAW = {
     "_flags": {"folio/", "explore/twins.py"},
     "_refcount": {"folio/", "explore/twins.py"},
-    "data": {"folio/", "explore/catalogue.py"},  # there: a scenario's own field
+    "data": {"folio/", "explore/scenario.py", "explore/actors.py"},  # there: a scenario's own field
     "slots": {"xarray/", "pagecache/check.py"},  # there: past the traced list, for checkers
     "xa_head": {"xarray/", "explore/twins.py"},
     "_list": {"folio/lru.py"},
