@@ -18,9 +18,14 @@ from mmref.live.observation import SMAPS, Observation, StepResult, checksum, con
 from mmref.live.program import HUGE, HUGE_PAGES, PAGE, Op, Program
 from mmref.machine import File, Machine
 from mmref.pagecache import BusError, SegmentationFault, UffdEvent, Userfaultfd
+from mmref.pagecache.mm import MMAP_BASE
 from mmref.process import Process
 
 __all__ = ["MappedFile", "ModelFile", "NotExpressed", "SigBus", "run_on_model"]
+
+
+MAPPING_STRIDE = 32 << 20
+"""Distance of one mapping from the next (bytes). All are in one GiB, as the tables of 6.1 recordings were."""
 
 
 class NotExpressed(MmrefError):
@@ -128,6 +133,7 @@ class ModelFile:
         self.mapping: MappedFile | None = None
         self.mapping2: MappedFile | None = None
         self.ranges = 1
+        self._mappings = 0
         self._pins: list[Callable[[], None]] = []
         self._uffd: Userfaultfd | None = None
         self._watched: MappedFile | None = None
@@ -230,8 +236,14 @@ class ModelFile:
 
     def _map(self, length: int, off: int, prot: str, flags: str, skew: int = 0) -> MappedFile:
         self.ranges = max(self.ranges, -(-(off + length) // HUGE))
-        start = self.process.mmap(self.file.inode, length, off, prot, flags != "private", skew)
+        start = MMAP_BASE + self._mappings * MAPPING_STRIDE + off % HUGE + skew
+        self._mappings += 1
+        self.map_at(start, length, off, prot, flags != "private")
         return MappedFile(self.process, start, length, off)
+
+    def map_at(self, start: int, length: int, off: int, prot: str, shared: bool) -> None:
+        """mmap(2) at an address that is chosen so that no mapping adjoins another."""
+        self.process.mm.mmap(self.file.mapping, length, off, prot, shared, address=start)
 
     def _do_mmap(self, len: int, off: int = 0, prot: str = "rw", flags: str = "shared", skew: int = 0) -> None:
         self.mapping = self._map(len, off, prot, flags, skew)

@@ -162,6 +162,13 @@ class RecordedFile(ModelFile):
             prot += "x"  # recorded with two letters only, but 6.1 collapses files that are mapped executable, and did
         super()._do_mmap(len, off, prot, flags, skew)
 
+    def map_at(self, start: int, length: int, off: int, prot: str, shared: bool) -> None:
+        """mmap(2) at an address; a writable one of a file on a disk counts as a writer."""
+        super().map_at(start, length, off, prot, shared)
+        inode = self.file.inode
+        if shared and "w" in prot and isinstance(inode, RegularInode):
+            inode.i_writecount += 1
+
     def _do_uffd_register(self, mode: str, vma: int) -> None:
         if "WP" in mode and "minimal build" in self.settings.get("note", ""):
             raise NotExpressed("a kernel built without CONFIG_PTE_MARKER_UFFD_WP, which refuses the mode WP on shmem")
