@@ -15,7 +15,7 @@ import pytest
 from mmref.explore import Execution, scenarios
 from mmref.explore.program import builder
 from mmref.explore.sampling import Pct
-from mmref.explore.schedule import FollowSchedule
+from mmref.explore.schedule import FollowSchedule, Schedule
 from mmref.explore.scheduler import Recorder, Run
 from mmref.explore.shrink import _Ordering
 
@@ -31,6 +31,16 @@ def lanes(recorder: Recorder, choices: tuple[int, ...]) -> dict[int, list[tuple[
     for event in recorder.events[: len(choices)]:
         found.setdefault(event.cpu, []).append((event.label, event.location, event.mode, repr(event.value)))
     return found
+
+
+def differs(one: dict[int, list[tuple[object, ...]]], other: dict[int, list[tuple[object, ...]]]) -> str:
+    """Name the first operation of a CPU that is not the same in both executions; "" if there is none."""
+    for cpu, events in one.items():
+        for number, (event, reordered) in enumerate(zip(events, other.get(cpu, []), strict=False)):
+            if event != reordered:
+                before = events[number - 1] if number else None
+                return f"CPU {cpu}, access {number} (after {before}): {event}, but {reordered} in another order"
+    return "" if one.keys() == other.keys() else "not the same CPUs"
 
 
 def another_order(ordering: _Ordering, choices: tuple[int, ...], rng: random.Random) -> tuple[int, ...]:
@@ -67,7 +77,11 @@ def check(build: Build, executions: int, orders: int) -> None:
             rerun = Run(FollowSchedule(other), max_steps=20_000, recorder=again)
             rerun.go(build)
             if rerun.finding is None or rerun.steps == len(other):
-                assert lanes(again, other) == lanes(recorder, choices), (choices, other)
+                difference = differs(lanes(recorder, choices), lanes(again, other))
+                assert not difference, (
+                    f"{difference}: something shared is looked at without an access, or in too weak a mode"
+                    f" (schedules {Schedule(choices)} and {Schedule(other)})"
+                )
 
 
 @pytest.mark.parametrize("name", list(scenarios()))
