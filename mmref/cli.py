@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--strategy",
         action="append",
         metavar="NAME",
-        help="a strategy to judge, also as module:Class; may be repeated (default: freeze-and-replace and lock-and-insert-late)",
+        help="a strategy to judge, also as module:Class; may be repeated (default: Linux 6.1's and 6.4's)",
     )
     where = race.add_mutually_exclusive_group()
     where.add_argument("--like", metavar="FILE", help="take data and holes from the first extents of this file")
@@ -97,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--save", metavar="FILE", help="write the trace to a file")
     replay.add_argument("--json", action="store_true", help="print the trace as JSON")
     replay.set_defaults(run=_replay)
+
+    live = commands.add_parser(
+        "live",
+        help="hold the model against this machine's own kernel",
+        description="Run random programs on the kernel that runs here and on the model of it, and compare.",
+    )
+    live.add_argument("--programs", type=int, default=200, metavar="N", help="how many (default: 200)")
+    live.add_argument("--seed", type=int, default=0, metavar="S", help="what they are drawn from (default: 0)")
+    live.add_argument("--json", action="store_true", help="print everything as JSON")
+    live.set_defaults(run=_live)
     return parser
 
 
@@ -317,6 +327,15 @@ def _replay(options: argparse.Namespace) -> int:
         _print_race(scenario, trace)
     known = strategy.known_races.get(scenario.name.removesuffix("-rollback"), "")
     return 0 if trace.verdict.holds or known else 1
+
+
+# mmref live ------------------------------------------------------------------------------------------------
+
+
+def _live(options: argparse.Namespace) -> int:
+    from mmref.live.command import live
+
+    return live(options.programs, options.seed, options.json)
 
 
 if __name__ == "__main__":

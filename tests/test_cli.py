@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmref import __version__, cli
-from mmref.live import data_extents, sparse_file
+from mmref.live import data_extents, sparse_file, supported
 
 MINE = """
 from mmref.khugepaged import LockAndInsertLate
@@ -177,6 +177,17 @@ def test_strategies(mmref):
     listed = json.loads(mmref("strategies --json").out)
     assert [one["name"] for one in listed["strategies"]][:2] == ["freeze-and-replace", "lock-and-insert-late"]
     assert {"uptodate-after-insert", "frozen-in-cache"} <= {one["name"] for one in listed["museum"]}
+
+
+def test_live(mmref):
+    support = supported()
+    if not support:
+        assert support.reason in mmref("live", status=2).err
+        pytest.skip(support.reason)
+    done = json.loads(mmref("live --programs 3 --json").out)
+    assert (done["programs"], done["first_difference"]) == (3, None)
+    assert "no difference" in mmref("live --programs 2 --seed 7").out
+    assert "give 1 or more" in mmref("live --programs 0", status=2).err
 
 
 def test_version_and_help(mmref):
