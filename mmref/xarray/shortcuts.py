@@ -20,7 +20,16 @@ from typing import Any, TypeVar
 
 from mmref.sync import SpinLock
 from mmref.xarray.anchor import Anchor
-from mmref.xarray.entries import LONG_MAX, SIBLINGS, ULONG_MAX, XA_FLAGS_TRACK_FREE, XA_PRESENT, Internal, TaggedPointer
+from mmref.xarray.entries import (
+    LONG_MAX,
+    SIBLINGS,
+    ULONG_MAX,
+    XA_FLAGS_TRACK_FREE,
+    XA_MAX_MARKS,
+    XA_PRESENT,
+    Internal,
+    TaggedPointer,
+)
 from mmref.xarray.ids import IdApi
 from mmref.xarray.node import NodeAllocator, XaNode
 from mmref.xarray.normal import NormalApi
@@ -227,12 +236,18 @@ class Shortcuts(IdApi[T]):
 
         Kernel: xa_find(), lib/xarray.c. Arguments, errors and context: see `NormalApi.find()`.
         """
-        if self._quick and 0 <= index <= max <= ULONG_MAX and type(self.xa_head) is XaNode:
+        head = self.xa_head
+        if (
+            self._quick
+            and index >= 0
+            and (max is ULONG_MAX or index <= max <= ULONG_MAX)
+            and type(head) is XaNode
+        ):
             found = None
             if filter == XA_PRESENT:
-                found = self._seek(self.xa_head, index)
-            elif filter in (0, 1, 2):
-                found = self._seek_marked(self.xa_head, index, filter)
+                found = self._seek(head, index)
+            elif 0 <= filter < XA_MAX_MARKS:
+                found = self._seek_marked(head, index, filter)
             if found is not None:
                 return found if found[0] <= max else None
         return NormalApi.find(self, index, max, filter)

@@ -149,7 +149,22 @@ class Walk(State):
         node = self.node
         mask = self._mask
         if type(node) is XaNode:
-            self._check_line(node)
+            if self.offset != (self.index >> node.shift) & mask:
+                self._check_line(node)
+            elif self.offset == mask and not node.shift:
+                # From the end of a leaf to what is beside it.
+                parent = node.parent
+                if parent is not None and node.offset < mask:
+                    self.index += 1
+                    sister = parent.slots[node.offset + 1]
+                    if type(sister) is not XaNode:
+                        self.node = parent
+                        self.offset = node.offset + 1
+                        return sister
+                    self.node = sister
+                    self.offset = 0
+                    self._run = sister.slots
+                    return sister.slots[0]
             if self.offset > mask:
                 raise self._past_the_end()
             if not node.shift and self.offset != mask:

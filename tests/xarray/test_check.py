@@ -114,13 +114,14 @@ def test_head(head: object) -> None:
         xa.check()
 
 
-def test_marked_and_empty() -> None:
+@pytest.mark.parametrize("mark", range(3))
+def test_marked_and_empty(mark: int) -> None:
     xa: XArray[Any] = XArray()
     xa.store(0, "entry")
-    xa.set_mark(0, 2)
+    xa.set_mark(0, mark)
     xa.check()
     xa.xa_head = None
-    with pytest.raises(InvariantViolation, match="the array is empty and has mark 2"):
+    with pytest.raises(InvariantViolation, match=f"the array is empty and has mark {mark}"):
         xa.check()
 
 

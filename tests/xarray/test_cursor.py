@@ -809,3 +809,39 @@ def test_stepping_after_a_split() -> None:
     assert xas.prev() == "one"
     assert xas.prev() is None
     assert (xas.index, xas.offset) == (10, 7)
+
+
+def test_stepping_past_a_leaf_reads_each_slot_once() -> None:
+    """One read for the slot beside the leaf, and one for the slot that the step ends on."""
+    reads: list[int] = []
+
+    class Reading(list[Any]):
+        def __getitem__(self, offset: Any) -> Any:
+            reads.append(offset)
+            return super().__getitem__(offset)
+
+    class ReadArray(XArray[Any]):
+        __slots__ = ()
+
+        def _new_slots(self) -> list[Any]:
+            return Reading([None] * self.chunk_size)
+
+    xa = ReadArray(chunk_shift=2)
+    for index in (3, 4, 12):
+        xa.store(index, f"e{index}")
+    xas = XaState(xa, 3)
+    xas.load()
+    reads.clear()
+    assert xas.next() == "e4"
+    assert reads == [1, 0]
+    assert (xas.index, xas.offset) == (4, 0)
+    for _ in range(3):
+        xas.next()
+    reads.clear()
+    assert xas.next() is None
+    assert reads == [2]
+    assert (xas.index, xas.offset, xas.node is xa.xa_head) == (8, 2, True)
+    for index in range(9, 12):
+        assert xas.next() is None
+        assert (xas.index, xas.offset) == (index, 2)
+    assert xas.next() == "e12"

@@ -218,6 +218,12 @@ def test_16_range_to_the_top(first: int, entry: Any) -> None:
     with pytest.raises(UsageError, match=r"ends at 2\*\*64 - 1"):
         xa.store_range(first, ULONG_MAX, entry)
     assert xa.dump() == before
+    xa.erase(ULONG_MAX)
+    xa.store(ULONG_MAX - 10, "near")
+    with pytest.raises(UsageError, match=r"ends at 2\*\*64 - 1"):
+        xa.store_range(first, ULONG_MAX, entry)
+    xa.erase(ULONG_MAX - 10)
+    xa.store(ULONG_MAX, "last")
     xa.store_range(ULONG_MAX - 3, ULONG_MAX - 1, "entry")
     assert list(xa.items(6)) == [(ULONG_MAX - 3, "entry"), (ULONG_MAX, "last")]
 
