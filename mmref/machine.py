@@ -216,6 +216,17 @@ class Machine:
             raise UsageError(f"There is no node {node}; give 0 to {self.memory.numa_nodes - 1}.")
         self.memory.node = node
 
+    def set_shmem_orders(self, *orders: int) -> None:
+        """Let faults on tmpfs get large folios of these sizes (log2 of pages); none: only single pages.
+
+        What hugepages-<size>kB/shmem_enabled=always says in /sys/kernel/mm/transparent_hugepage.
+        """
+        if orders and not self.memory.rules.shmem_large_folios:
+            raise UsageError(f"Kernel {self.kernel} has no large folios on tmpfs but huge pages; take 6.12 or later.")
+        if any(not 0 < order < self.order for order in orders):
+            raise UsageError(f"Orders {orders}: give sizes between one page and a huge page, 1 to {self.order - 1}.")
+        self.memory.shmem_orders = frozenset(orders)
+
     def swapon(self, pages: int, page_cluster: int = 3) -> None:
         """Add a swap device. Kernel: sys_swapon(), mm/swapfile.c.
 

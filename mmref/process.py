@@ -18,7 +18,6 @@ from mmref.pagecache import (
     RegularInode,
     UffdEvent,
     Userfaultfd,
-    folio_test_anon,
     reclaim_folio,
 )
 from mmref.pagecache.memory_failure import memory_failure, soft_offline_page
@@ -209,7 +208,7 @@ class Process:
         memory = self.mm.memory
         memory.lru.drain()
         for folio in self._present(start, length):
-            if folio.mapcount() == 1 and not folio_test_anon(folio) and folio.try_get():
+            if folio.mapcount() == 1 and folio.try_get():
                 reclaim_folio(memory, folio)
                 folio.put()
 

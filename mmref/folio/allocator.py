@@ -7,6 +7,8 @@ else's folio and a forgotten clear shows as poison in a file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmref.errors import MmrefInternalError, UsageError
 from mmref.folio.flags import PG_LOCKED, PG_LRU
 from mmref.folio.folio import Folio
@@ -35,6 +37,7 @@ class PageAllocator:
 
     Attributes:
         allocated: pages in use.
+        poison: what the content of a free page is.
     """
 
     def __init__(self, lru: Lru, page_size: int = 4096, folio_class: type[Folio] = Folio) -> None:
@@ -43,7 +46,7 @@ class PageAllocator:
         self.allocated = 0
         self._folio_class = folio_class
         self._free: dict[tuple[int, int], dict[int, list[Folio]]] = {}  # (order, node) -> CPU -> last freed last
-        self._poison = bytes((POISON,)) * page_size
+        self.poison = bytes((POISON,)) * page_size
         self._next_pfn = 0
         self._failures = 0
 
@@ -67,7 +70,7 @@ class PageAllocator:
         folio = self._reuse(order, nid)
         if folio is None:
             folio = self._folio_class(self, self._next_pfn, order)
-            folio.data = bytearray(self._poison) * (1 << order)
+            folio.data = bytearray(self.poison) * (1 << order)
             folio.nid = nid
             self._next_pfn += 1 << order
         folio._refcount = 1
@@ -96,12 +99,19 @@ class PageAllocator:
             folio.memcg.uncharge(folio.nr_pages)
             folio.memcg = None
         folio._flags = 0
-        folio.data[:] = self._poison * folio.nr_pages
+        folio.data[:] = self.poison * folio.nr_pages
         folio.initialised = 0
         folio.index = 0
         folio.free = True
         self.allocated -= folio.nr_pages
         self._free.setdefault((folio.order, folio.nid), {}).setdefault(this_cpu().id, []).append(folio)
+
+    def take_back(self, folios: Sequence[Folio], cpu: int) -> None:
+        """Put small folios that have been freed on the lists of a CPU."""
+        self.allocated -= len(folios)
+        for nid in {folio.nid for folio in folios}:
+            free = self._free.setdefault((0, nid), {}).setdefault(cpu, [])
+            free.extend([folio for folio in folios if folio.nid == nid])
 
     def split(self, folio: Folio) -> list[Folio]:
         """Turn a large folio into its first page, and return folios for the others; who pays stays the same.

@@ -8,6 +8,8 @@ would think. `collapse_file()` fails on such a folio, which is why the kernel dr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmref.folio.folio import Folio
 from mmref.sync import SpinLock, this_cpu
 
@@ -94,6 +96,13 @@ class Lru:
         with self.lru_lock:
             del self._list[folio]
         return True
+
+    def isolate_all(self, folios: Sequence[object]) -> None:
+        """Take folios off the list whose PG_lru has been cleared and that a reference is held to."""
+        with self.lru_lock:
+            listed = self._list
+            for folio in folios:
+                del listed[folio]  # type: ignore[arg-type]
 
     def putback(self, folio: Folio) -> None:
         """Give an isolated folio back, and its reference. Kernel: folio_putback_lru(), mm/vmscan.c."""

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from mmref.errors import Finding
 from mmref.folio import Folio
+from mmref.folio.batch import copy_ordinary, let_go_of_ordinary
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import Abandon, CollapseRun, CollapseStrategy
 
@@ -58,6 +59,11 @@ class FreezeAndReplace(CollapseStrategy):
         return result
 
     @override
+    def claim_all(self, run: CollapseRun, freeze: bool = True) -> bool:
+        """Claim all old folios at once, frozen; the new one is stored over them when it joins the cache."""
+        return super().claim_all(run, freeze)
+
+    @override
     def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
         """Step the cursor to the next index."""
         entry: Folio | int | None = run.xas.next()
@@ -89,6 +95,10 @@ class FreezeAndReplace(CollapseStrategy):
 
     def copy_and_release(self, run: CollapseRun) -> None:
         """Copy each old folio into the new one, which everybody can see by now, and let go of it."""
+        if run.in_one_go:
+            copy_ordinary(run.new, run.old)
+            let_go_of_ordinary(run.old)
+            return
         index = run.start
         for folio in run.old:
             while index < folio.index:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from mmref.folio import Folio
+from mmref.folio.batch import copy_ordinary, let_go_of_ordinary
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import Abandon, CollapseRun, CollapseStrategy
 from mmref.sync import smp_mb
@@ -100,6 +101,9 @@ class LockAndInsertLate(CollapseStrategy):
 
     def copy(self, run: CollapseRun) -> None:
         """Copy the old folios, which are still in the cache, and clear the holes."""
+        if run.in_one_go:
+            copy_ordinary(run.new, run.old)
+            return
         index = run.start
         for folio in run.old:
             while index < folio.index:
@@ -164,6 +168,9 @@ class LockAndInsertLate(CollapseStrategy):
 
     def release_old(self, run: CollapseRun) -> None:
         """Free the old folios, which have left the cache; whoever waited for one finds it without a mapping."""
+        if run.in_one_go:
+            let_go_of_ordinary(run.old)
+            return
         for folio in run.old:
             folio.mapping = None
             folio.clear_active()

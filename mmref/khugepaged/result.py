@@ -6,7 +6,7 @@ from __future__ import annotations
 from enum import Enum
 from errno import EAGAIN, EBUSY, EINVAL, ENOMEM
 
-__all__ = ["ScanResult"]
+__all__ = ["ANONYMOUS_ONLY", "ScanResult"]
 
 
 class ScanResult(Enum):
@@ -79,3 +79,8 @@ _ERRNO = {
     ScanResult.DEL_PAGE_LRU: EAGAIN,
     ScanResult.PAGE_FILLED: EAGAIN,
 }
+
+ANONYMOUS_ONLY = frozenset({
+    ScanResult.EXCEED_SHARED_PTE, ScanResult.PAGE_RO, ScanResult.LACK_REFERENCED_PAGE,
+})  # fmt: skip
+"""Results that the kernel has for anonymous memory alone (hpage_collapse_scan_pmd()), which is not modelled."""

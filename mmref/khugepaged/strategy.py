@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from mmref.errors import InvariantViolation, MmrefInternalError
 from mmref.folio import Folio
+from mmref.folio.batch import claim_ordinary
 from mmref.khugepaged.control import CollapseControl
 from mmref.khugepaged.page_tables import retract_page_tables_exclusively
 from mmref.khugepaged.result import ScanResult
@@ -39,6 +40,11 @@ from mmref.sync import smp_mb
 from mmref.xarray import XaState
 
 __all__ = ["Abandon", "CollapseRun", "CollapseStrategy"]
+
+
+_HOME = "mmref.khugepaged.strategy"
+_BUILT_IN = (_HOME, "mmref.khugepaged.freeze_and_replace", "mmref.khugepaged.lock_and_insert_late",
+             "mmref.khugepaged.upstream_6_12")  # fmt: skip
 
 
 class Abandon(Exception):
@@ -64,6 +70,7 @@ class CollapseRun:
         nr_none: how many holes the range has, and the file has been charged for (pages).
         holes_met: how many holes the scan has come across, where that is charged for later (pages).
         xas: the cursor over i_pages.
+        in_one_go: the old folios were claimed all at once.
     """
 
     new: Folio
@@ -80,6 +87,7 @@ class CollapseRun:
         self.nr_none = 0
         self.holes_met = 0
         self.xas = XaState(mapping.i_pages, start, order)
+        self.in_one_go = False
         self._locked = False
 
     @property
@@ -123,6 +131,7 @@ class CollapseStrategy(ABC):
     kernel: ClassVar[str]
     summary: ClassVar[str] = ""
     known_races: ClassVar[Mapping[str, str]] = {}
+    in_one_go: ClassVar[bool] = False
     collapses_large: ClassVar[bool] = False
     exclusive_page_tables: ClassVar[bool] = True
 
@@ -171,10 +180,38 @@ class CollapseStrategy(ABC):
         run.new.index = run.start
         run.new.mapping = run.mapping
 
+    # In one go ---------------------------------------------------------------------------------------------
+
+    def __init_subclass__(cls) -> None:
+        """Note whether a subclass takes the steps with an old folio as the built-in strategies do."""
+        steps = ("scan", "check_old", "isolate_old", "lock_present", "lock_old", "claim_old", "copy", "release_old",
+                 "copy_and_release", "give_back_old")  # fmt: skip
+        cls.in_one_go = all(getattr(getattr(cls, step, None), "__module__", _HOME) in _BUILT_IN for step in steps)
+
+    def claim_all(self, run: CollapseRun, freeze: bool = False) -> bool:
+        """Claim all old folios at once, if they are ordinary ones of a full range and nobody could see the steps.
+
+        See `mmref.folio.batch`. Context: i_pages is locked.
+
+        Returns:
+            False if nothing was done: they are to be claimed one by one.
+        """
+        if not self.in_one_go or type(run.new) is not Folio or not run.is_shmem:
+            return False
+        folios = [entry for _, entry in run.mapping.i_pages.items(run.start, run.end)]
+        if len(folios) != run.nr:
+            return False
+        run.in_one_go = claim_ordinary(folios, run.mapping, run.start, run.mapping.memory.lru, freeze)
+        if run.in_one_go:
+            run.old = cast("list[Folio]", folios)
+        return run.in_one_go
+
     # Scanning ----------------------------------------------------------------------------------------------
 
     def scan(self, run: CollapseRun) -> None:
         """Visit every index of the range; i_pages is locked before and after, but not throughout."""
+        if self.claim_all(run):
+            return
         run.xas.set(run.start)
         index = run.start
         while index < run.end:

@@ -14,7 +14,7 @@ from mmref.pagecache.inode import BLOCK_SIZE, Inode
 from mmref.pagecache.kernel import DEFAULT_KERNEL, KERNELS, KernelRules, kernel_rules
 from mmref.pagecache.mapping import AddressSpace, Memory
 from mmref.pagecache.mincore import mincore_page, mincore_unmapped_range
-from mmref.pagecache.mm import Mm, Vma
+from mmref.pagecache.mm import Mm
 from mmref.pagecache.page_table import HugePmd, PageTable, Pte, PteMarker, SwapPte
 from mmref.pagecache.reclaim import invalidate_mapping_pages, reclaim_folio
 from mmref.pagecache.regular import (
@@ -29,6 +29,7 @@ from mmref.pagecache.shmem import Sgp, ShmemInode
 from mmref.pagecache.swap import SwapDevice
 from mmref.pagecache.tlb import Tlb
 from mmref.pagecache.uffd import UffdEvent, Userfaultfd
+from mmref.pagecache.vma import Vma
 from mmref.pagecache.vmstat import NR_FILE_PAGES, NR_FILE_THPS, NR_SHMEM, NR_SHMEM_THPS, VmStat
 
 __all__ = [

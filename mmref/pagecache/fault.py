@@ -21,7 +21,8 @@ from mmref.pagecache.uffd import UffdEvent
 from mmref.xarray import XaState
 
 if TYPE_CHECKING:
-    from mmref.pagecache.mm import Mm, Vma
+    from mmref.pagecache.mm import Mm
+    from mmref.pagecache.vma import Vma
 
 __all__ = ["FAULT_AROUND_PAGES", "BusError", "Fault", "FaultRetry", "SegmentationFault", "handle_mm_fault",
            "install_pte"]  # fmt: skip
@@ -225,8 +226,32 @@ def _finish_fault(fault: Fault, folio: Folio) -> None:
     at = mm.pmd_of(fault.address)
     if mm.pmd(at) is None and folio.order and do_set_pmd(vma, at, folio, fault.write):
         return
+    if folio.order and vma.mapping.host.is_shmem and vma.mm.memory.rules.shmem_large_folios and not vma.uffd:
+        _map_large(fault, folio)  # Linux 43e027e41423 (v6.11)
+        return
     marker = PteMarker.UFFD_WP if vma.userfaultfd_wp() else None
     install_pte(vma, fault.address, folio, fault.write or vma.page_prot_write, marker)
+
+
+def _map_large(fault: Fault, folio: Folio) -> None:
+    """Map all pages of a large folio, if all of them fit into the VMA and the page table and none is mapped."""
+    vma, mm = fault.vma, fault.mm
+    page = fault.index - folio.index
+    first = mm.pte_of(fault.address) - page
+    write = fault.write or vma.page_prot_write
+    fits = first >= 0 and first + folio.nr_pages <= 1 << mm.order and vma.vm_pgoff <= folio.index
+    if not fits or folio.next_index > vma.vm_pgoff + vma.nr_pages:
+        install_pte(vma, fault.address, folio, write)
+        return
+    table = mm.pte_alloc(mm.pmd_of(fault.address))
+    with table.lock:
+        if all(table.get(first + one) is None for one in range(folio.nr_pages)):
+            folio.ref_add(folio.nr_pages)
+            folio.add_rmap(folio.nr_pages)
+            for one in range(folio.nr_pages):
+                table.set(first + one, Pte(folio, one, write))
+            return
+    install_pte(vma, fault.address, folio, write)
 
 
 def do_set_pmd(vma: Vma, at: int, folio: Folio, write: bool) -> bool:

@@ -33,6 +33,8 @@ class KernelRules:
             call makes khugepaged know the process. In 6.1; gone in 6.12.
         split_keeps_large: a large folio that is punched is split no further than needed, so larger folios remain
             around the hole. Linux 7460b470a131 (v6.15).
+        shmem_large_folios: faults on tmpfs may get folios of several pages that are smaller than a huge page. Linux
+            e7a2ab7b3bb5 (v6.11).
     """
 
     version: str
@@ -43,6 +45,7 @@ class KernelRules:
     disabled_vma_maps_no_pmd: bool = True
     hugepage_registers_late: bool = False
     split_keeps_large: bool = False
+    shmem_large_folios: bool = True
 
 
 _OLD = {
@@ -51,6 +54,7 @@ _OLD = {
     "ro_thp_needs_exec": True,
     "disabled_vma_maps_no_pmd": False,
     "hugepage_registers_late": True,
+    "shmem_large_folios": False,
 }
 
 KERNELS: dict[str, KernelRules] = {

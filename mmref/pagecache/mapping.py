@@ -14,9 +14,9 @@ from mmref.xarray import XArray
 
 if TYPE_CHECKING:
     from mmref.pagecache.inode import Inode
-    from mmref.pagecache.mm import Vma
     from mmref.pagecache.swap import SwapDevice
     from mmref.pagecache.tlb import FlushBatch
+    from mmref.pagecache.vma import Vma
 
 __all__ = ["AddressSpace", "Memory"]
 
@@ -32,6 +32,8 @@ class Memory:
         numa_nodes: how many nodes there are.
         memcg: the control group of whoever is running; None is the root group, which has no limit.
         node: the node that allocations come from, or None for the node of the CPU (its number modulo the nodes).
+        shmem_orders: sizes (log2 of pages) of large folios that faults on tmpfs may get, where the kernel knows them:
+            what hugepages-<size>kB/shmem_enabled=always says.
         flush_batch: translations that were removed but may still be in a TLB.
     """
 
@@ -55,6 +57,7 @@ class Memory:
         self.numa_nodes = numa_nodes
         self.memcg: MemCgroup | None = None
         self.node: int | None = None
+        self.shmem_orders: frozenset[int] = frozenset()
         self.flush_batch: FlushBatch | None = None
 
     def alloc_folio(self, order: int = 0, nid: int | None = None) -> Folio | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from mmref.folio import Folio, MemCgroup
 from mmref.pagecache.filemap import account_folio
 from mmref.pagecache.mapping import AddressSpace, Memory
-from mmref.pagecache.rmap import try_to_unmap, try_to_unmap_flush
+from mmref.pagecache.rmap import AnonVma, try_to_unmap, try_to_unmap_flush
 from mmref.xarray import XaState
 
 __all__ = ["invalidate_mapping_pages", "reclaim_folio", "remove_mapping", "try_to_free_mem_cgroup_pages"]
@@ -31,7 +31,7 @@ def reclaim_folio(memory: Memory, folio: Folio) -> bool:
     """
     if not memory.lru.isolate(folio):
         return False
-    freed = folio.trylock() and _reclaim_locked(folio)
+    freed = folio.trylock() and _reclaim_locked(memory, folio)
     if not freed:
         memory.lru.putback(folio)
     else:
@@ -39,15 +39,17 @@ def reclaim_folio(memory: Memory, folio: Folio) -> bool:
     return freed
 
 
-def _reclaim_locked(folio: Folio) -> bool:
+def _reclaim_locked(memory: Memory, folio: Folio) -> bool:
     """Do it with the folio locked and isolated; unlocks it."""
     from mmref.pagecache.shmem_swap import shmem_writepage
 
     mapping = folio.mapping
+    if isinstance(mapping, AnonVma):
+        return _swap_out_anon(memory, folio)
     if not isinstance(mapping, AddressSpace) or folio.test_writeback():
         folio.unlock()
         return False
-    shmem, memory = mapping.host.is_shmem, mapping.memory
+    shmem = mapping.host.is_shmem
     if shmem and not can_swap(memory, folio.memcg):
         folio.unlock()
         return False
@@ -72,6 +74,25 @@ def _reclaim_locked(folio: Folio) -> bool:
     device = memory.swap
     if device is not None and folio.test_swapcache():
         device.cache_delete(folio)  # Kernel: __remove_mapping(), mm/vmscan.c
+    folio.unlock()
+    return True
+
+
+def _swap_out_anon(memory: Memory, folio: Folio) -> bool:
+    """Write a private copy to swap; its PTE says where. Kernel: add_to_swap(), mm/swap_state.c, and pageout()."""
+    device = memory.swap
+    entry = device.alloc(folio) if device is not None and can_swap(memory, folio.memcg) else 0
+    if device is None or not entry:
+        folio.unlock()
+        return False
+    device.cache_add(folio, entry)
+    try_to_unmap(folio, batch_flush=True)
+    if memory.flush_batch is not None:
+        memory.flush_batch.flush()
+    folio.mapping = None
+    device.write(entry, folio)
+    folio.lock()
+    device.cache_delete(folio)
     folio.unlock()
     return True
 

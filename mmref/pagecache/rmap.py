@@ -15,7 +15,7 @@ from mmref.pagecache.page_table import HugePmd, PageTable, Pte, PteMarker, SwapP
 from mmref.pagecache.tlb import FlushBatch
 
 if TYPE_CHECKING:
-    from mmref.pagecache.mm import Vma
+    from mmref.pagecache.vma import Vma
 
 __all__ = ["AnonVma", "folio_test_anon", "try_to_unmap", "try_to_unmap_flush", "unmap_mapping_folio",
            "unmap_mapping_range"]  # fmt: skip

@@ -140,7 +140,7 @@ class ShmemInode(ShmemAccounting):
                 raise OSError(ENOENT, f"Nothing at index {index}")
             if fault is not None and fault.vma.userfaultfd_missing():
                 raise fault.handle_userfault("missing")
-            folio = self.alloc_and_add_folio(index)
+            folio = self.alloc_and_add_folio(index, fault)
             if folio is not None:
                 # A folio that fallocate has just added stays unwritten: it can be told apart and undone.
                 return self._initialise(folio, index, Sgp.WRITE if sgp is Sgp.FALLOC else sgp, True)
@@ -160,52 +160,84 @@ class ShmemInode(ShmemAccounting):
             raise OSError(EINVAL, f"Index {index} is behind the end of the file")
         return folio
 
-    def alloc_and_add_folio(self, index: int) -> Folio | None:
+    def alloc_and_add_folio(self, index: int, fault: Fault | None = None) -> Folio | None:
         """Put a new folio into the cache, locked; None if somebody else was faster.
 
         Kernel: shmem_alloc_and_add_folio(), mm/shmem.c (6.1: shmem_alloc_and_acct_folio() and its caller).
 
+        Args:
+            index: the page that it must cover.
+            fault: the page fault that wants it; it may get a larger folio.
+
         Raises:
             OSError: ENOSPC, ENOMEM.
         """
+        for order in self._suitable_orders(index, fault):
+            try:
+                folio = self._alloc_and_add(index & -(1 << order), order)
+            except OSError:  # no memory or no blocks for so many pages
+                continue
+            if folio is not None:
+                return folio
+        return self._alloc_and_add(index, 0)
+
+    def _suitable_orders(self, index: int, fault: Fault | None) -> list[int]:
+        """List the sizes of large folios that fit around a page, largest first. Kernel: shmem_suitable_orders()."""
+        wanted = self.memory.shmem_orders
+        if fault is None or not wanted:
+            return []
+        vma = fault.vma
+        fitting = []
+        for order in sorted(wanted, reverse=True):
+            nr = 1 << order
+            start = index & -nr
+            aligned = (vma.vm_start // vma.page_size - vma.vm_pgoff) % nr == 0
+            covered = vma.vm_pgoff <= start and start + nr <= vma.vm_pgoff + vma.nr_pages
+            if aligned and covered and self.i_mapping.i_pages.find(start, start + nr - 1) is None:
+                fitting.append(order)
+        return fitting
+
+    def _alloc_and_add(self, index: int, order: int) -> Folio | None:
+        pages = 1 << order
         acct_first = not self.memory.rules.recalc_with_deltas
-        if acct_first and not self._acct_or_recalc():
+        if acct_first and not self._acct_or_recalc(pages):
             raise OSError(ENOSPC, f"{self.name} has reached its limit of {self.max_pages} pages")
-        folio = self.memory.alloc_folio(0)
+        folio = self.memory.alloc_folio(order)
         if folio is None:
             if acct_first:
-                self.unacct_blocks(1)
+                self.unacct_blocks(pages)
             raise OSError(ENOMEM, "Out of memory")
         folio.trylock()
         folio.set_swapbacked()
         charged = self.memory.charge(folio)
         if not charged or not self.add_to_page_cache(folio, index, None):
             if acct_first:
-                self.unacct_blocks(1)
+                self.unacct_blocks(pages)
             folio.unlock()
             folio.put()
             if not charged:
                 raise OSError(ENOMEM, f"The control group {self.memory.memcg} is at its limit")
             return None
-        if not acct_first and not self._acct_or_recalc(added=1):
+        if not acct_first and not self._acct_or_recalc(pages, added=pages):
             filemap_remove_folio(folio)
             folio.unlock()
             folio.put()
             raise OSError(ENOSPC, f"{self.name} has reached its limit of {self.max_pages} pages")
         if acct_first:
             self.memory.lru.add(folio)
-        self.recalc_inode(1)
+        self.recalc_inode(pages)
         if not acct_first:
             self.memory.lru.add(folio)
         return folio
 
-    def _acct_or_recalc(self, added: int = 0) -> bool:
-        """Take a block of the filesystem, if need be after giving back those of pages that are gone.
+    def _acct_or_recalc(self, pages: int, added: int = 0) -> bool:
+        """Take blocks of the filesystem, if need be after giving back those of pages that are gone.
 
         Args:
+            pages: how many.
             added: pages that are in the cache already, but not accounted for.
         """
-        if self.acct_blocks(1):
+        if self.acct_blocks(pages):
             return True
         if not added:
             self.recalc_inode()
@@ -216,7 +248,7 @@ class ShmemInode(ShmemAccounting):
                     self.alloced -= freed
             if freed > 0:
                 self.unacct_blocks(freed)
-        return self.acct_blocks(1)
+        return self.acct_blocks(pages)
 
     def add_to_page_cache(self, folio: Folio, index: int, expected: int | None) -> bool:
         """Store a locked folio at an index; False if there is anything but what is expected.

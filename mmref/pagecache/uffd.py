@@ -18,7 +18,8 @@ from mmref.pagecache.page_table import PageTable, Pte, PteMarker
 from mmref.sync import this_cpu
 
 if TYPE_CHECKING:
-    from mmref.pagecache.mm import Mm, Vma
+    from mmref.pagecache.mm import Mm
+    from mmref.pagecache.vma import Vma
 
 __all__ = ["MODES", "UffdEvent", "Userfaultfd"]
 
