@@ -53,9 +53,7 @@ class XaNode:
 
     def __repr__(self) -> str:
         dead = "" if self.array is not None else " freed"
-        return (
-            f"<XaNode{dead} shift {self.shift} offset {self.offset} count {self.count} values {self.nr_values}>"
-        )
+        return f"<XaNode{dead} shift {self.shift} offset {self.offset} count {self.count} values {self.nr_values}>"
 
 
 def is_node(entry: object) -> TypeGuard[XaNode]:

@@ -507,9 +507,7 @@ class NormalApi(Anchor, Generic[T]):
             )
         return xas.index, entry
 
-    def for_each(
-        self, first: int = 0, last: int = ULONG_MAX, filter: int = XA_PRESENT
-    ) -> Iterator[tuple[int, T]]:
+    def for_each(self, first: int = 0, last: int = ULONG_MAX, filter: int = XA_PRESENT) -> Iterator[tuple[int, T]]:
         """Go through entries, looking each one up anew, so that the array may be changed meanwhile.
 
         Kernel: xa_for_each_range(), include/linux/xarray.h.
@@ -531,9 +529,7 @@ class NormalApi(Anchor, Generic[T]):
             yield found
             found = self.find_after(found[0], last, filter)
 
-    def extract(
-        self, start: int = 0, max: int = ULONG_MAX, n: int | None = None, filter: int = XA_PRESENT
-    ) -> list[T]:
+    def extract(self, start: int = 0, max: int = ULONG_MAX, n: int | None = None, filter: int = XA_PRESENT) -> list[T]:
         """Copy entries into a list.
 
         Kernel: xa_extract(), lib/xarray.c.

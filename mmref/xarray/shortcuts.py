@@ -237,12 +237,7 @@ class Shortcuts(IdApi[T]):
         Kernel: xa_find(), lib/xarray.c. Arguments, errors and context: see `NormalApi.find()`.
         """
         head = self.xa_head
-        if (
-            self._quick
-            and index >= 0
-            and (max is ULONG_MAX or index <= max <= ULONG_MAX)
-            and type(head) is XaNode
-        ):
+        if self._quick and index >= 0 and (max is ULONG_MAX or index <= max <= ULONG_MAX) and type(head) is XaNode:
             found = None
             if filter == XA_PRESENT:
                 found = self._seek(head, index)

@@ -256,9 +256,7 @@ class Replay:
         return self.status(lambda: self.xa.insert(line["index"], decode(line["entry"])))
 
     def xa_cmpxchg(self, line: dict[str, Json]) -> dict[str, Json]:
-        return self.entry_or_error(
-            lambda: self.xa.cmpxchg(line["index"], decode(line["old"]), decode(line["entry"]))
-        )
+        return self.entry_or_error(lambda: self.xa.cmpxchg(line["index"], decode(line["old"]), decode(line["entry"])))
 
     def xa_reserve(self, line: dict[str, Json]) -> dict[str, Json]:
         return self.status(lambda: self.xa.reserve(line["index"]))
@@ -268,9 +266,7 @@ class Replay:
         return {"ret": None}
 
     def xa_store_range(self, line: dict[str, Json]) -> dict[str, Json]:
-        return self.entry_or_error(
-            lambda: self.xa.store_range(line["first"], line["last"], decode(line["entry"]))
-        )
+        return self.entry_or_error(lambda: self.xa.store_range(line["first"], line["last"], decode(line["entry"])))
 
     def xa_find(self, line: dict[str, Json]) -> dict[str, Json]:
         return self.found(line, self.xa.find(line["index"], line["max"], self.filter(line)))
@@ -579,9 +575,7 @@ def replay(path: Path | str) -> Difference | None:
             got = {"raised": f"{type(error).__name__}: {error}"}
         if not same(expected, got):
             operation = json.dumps({key: value for key, value in line.items() if key in ARGUMENTS})
-            return Difference(
-                path.name, number, operation, *show(expected, got), tree_before(header, lines, number)
-            )
+            return Difference(path.name, number, operation, *show(expected, got), tree_before(header, lines, number))
     return None
 
 
