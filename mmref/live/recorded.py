@@ -209,9 +209,22 @@ class RecordedFile(ModelFile):
         if where.parts[:3] == ("/", "sys", "fs"):
             self._set_cgroup(where.name, val)
         elif where.parent.name.startswith("hugepages-"):
-            raise NotExpressed(f"{where.parent.name}: huge pages of other sizes (mTHP)")
+            self._set_mthp(where, val)
         elif where.name not in TIMING:
             self.machine.khugepaged.set(where.name, val)
+
+    def _set_mthp(self, where: PurePosixPath, val: str) -> None:
+        """Set which sizes of large folios a fault on tmpfs may get: /sys/.../hugepages-64kB/shmem_enabled."""
+        if where.name != "shmem_enabled" or val not in ("always", "never"):
+            raise NotExpressed(f"{where.parent.name}/{where.name} set to {val}")
+        size = int(where.parent.name.removeprefix("hugepages-").removesuffix("kB"))
+        order = (size * 1024 // PAGE).bit_length() - 1
+        orders = self.machine.memory.shmem_orders - {order}
+        self.machine.set_shmem_orders(*(orders | {order} if val == "always" else orders))
+
+    def _do_map_write_one_per_64k(self, lo: int, hi: int) -> int:
+        """Store to the first page of each 64 KiB, as far as a range of pages goes."""
+        return mapped(self.mapping, "mmap").store(range(lo, hi, (64 << 10) // PAGE), 1)
 
     def _set_cgroup(self, name: str, val: str) -> None:
         if self._group is None:
