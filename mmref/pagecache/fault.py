@@ -229,8 +229,7 @@ def _finish_fault(fault: Fault, folio: Folio) -> None:
     if folio.order and vma.mapping.host.is_shmem and vma.mm.memory.rules.shmem_large_folios and not vma.uffd:
         _map_large(fault, folio)  # Linux 43e027e41423 (v6.11)
         return
-    marker = PteMarker.UFFD_WP if vma.userfaultfd_wp() else None
-    install_pte(vma, fault.address, folio, fault.write or vma.page_prot_write, marker)
+    install_pte(vma, fault.address, folio, fault.write or vma.page_prot_write, keep_protection=vma.userfaultfd_wp())
 
 
 def _map_large(fault: Fault, folio: Folio) -> None:
@@ -276,24 +275,27 @@ def do_set_pmd(vma: Vma, at: int, folio: Folio, write: bool) -> bool:
     return True
 
 
-def install_pte(vma: Vma, address: int, folio: Folio, write: bool, marker: PteMarker | None = None) -> bool:
-    """Map one page of a locked folio; False if something is mapped there. Kernel: mfill_atomic_install_pte().
+def install_pte(vma: Vma, address: int, folio: Folio, write: bool, keep_protection: bool = False) -> bool:
+    """Map one page of a locked folio; False if something is mapped there.
+
+    Kernel: mfill_atomic_install_pte(), mm/userfaultfd.c, and set_pte_range(), mm/memory.c. A marker in its place is
+    overwritten.
 
     Args:
         vma: where.
         address: the page (bytes).
         folio: what to map; the entry takes a reference of its own.
         write: whether the entry may be written.
-        marker: a marker that the entry may have; it makes the page write-protected by the userfaultfd.
+        keep_protection: if the marker says so, the page is write-protected for the userfaultfd.
     """
     mm = vma.mm
     table = mm.pte_alloc(mm.pmd_of(address))
     offset = mm.pte_of(address)
     with table.lock:
         present = table.get(offset)
-        if present is not None and present is not marker:
+        if present is not None and present is not PteMarker.UFFD_WP:
             return False
-        protected = present is PteMarker.UFFD_WP
+        protected = keep_protection and present is PteMarker.UFFD_WP
         folio.get()
         folio.add_rmap()
         table.set(offset, Pte(folio, vma.index_of(address) - folio.index, write and not protected, False, protected))

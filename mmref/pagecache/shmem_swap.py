@@ -51,7 +51,7 @@ def shmem_writepage(folio: Folio) -> bool:
         return False
     if folio.order:
         folio.mark_dirty()
-        if not split_folio(folio):
+        if not split_folio(folio, pins=2):  # of the isolation and of who asks
             return False
     if not folio.test_uptodate():
         if inode.falloc_unswapped(folio.index):

@@ -14,14 +14,17 @@ from mmref.xarray import XaState
 __all__ = ["split_folio"]
 
 
-def split_folio(folio: Folio) -> bool:
+def split_folio(folio: Folio, pins: int = 1) -> bool:
     """Replace a locked large folio by folios of one page each, with the same content.
 
     Kernel: split_huge_page_to_list(), mm/huge_memory.c. There the head page stays what it was and the tail
     pages become folios of their own; here new folios take the place of all.
 
-    Context: the folio is locked and the caller holds one reference; takes xa_lock, and freezes the count
-    while it does, which is legal because it does not sleep meanwhile.
+    Args:
+        folio: the folio, locked.
+        pins: how many references the caller holds.
+
+    Context: takes xa_lock, and freezes the count while it does, which is legal because it does not sleep meanwhile.
 
     Returns:
         False if somebody else holds a reference, memory is out, or the tree cannot split an entry of that order:
@@ -34,7 +37,7 @@ def split_folio(folio: Folio) -> bool:
     if folio.order >= 2 * mapping.i_pages.chunk_shift:
         return False  # xas_split() makes one level of nodes, no more
     nr, start = folio.nr_pages, folio.index
-    if folio.ref_count() != 1 + nr + folio.mapcount():
+    if folio.ref_count() != pins + nr + folio.mapcount():
         return False
     if folio.mapped():
         try_to_unmap(folio)
@@ -44,7 +47,7 @@ def split_folio(folio: Folio) -> bool:
         return False
     with mapping.i_pages.xa_lock:
         xas.reset()
-        if xas.load() is not folio or not folio.ref_freeze(1 + nr):
+        if xas.load() is not folio or not folio.ref_freeze(pins + nr):
             xas.destroy()
             return False
         if folio.order == inode.pmd_order:
@@ -62,7 +65,7 @@ def split_folio(folio: Folio) -> bool:
         gone = [tail for tail in tails if tail.index >= end]
         if gone:
             _remove_behind_eof(mapping, gone)
-        folio.ref_unfreeze(2)
+        folio.ref_unfreeze(pins + 1)
     if gone and inode.is_shmem:
         inode.uncharge(len(gone))
     for tail in tails:

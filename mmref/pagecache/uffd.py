@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from errno import EEXIST, EFAULT, EINVAL, ENOENT
 from typing import TYPE_CHECKING
 
-from mmref.errors import Deadlock
+from mmref.errors import Deadlock, UsageError
 from mmref.pagecache.page_table import PageTable, Pte, PteMarker
 from mmref.sync import this_cpu
 
@@ -86,7 +86,10 @@ class Userfaultfd:
         """
         self.events.append(event)
         if self.handler is not None:
-            self.handler(event)
+            try:
+                self.handler(event)
+            except OSError as error:  # not to be taken for an error of the fault
+                raise UsageError(f"The handler of {self!r} failed on {event}: {error}") from error
         self.wait(event)
 
     def wait(self, event: UffdEvent) -> None:
