@@ -15,7 +15,7 @@ from types import TracebackType
 
 from mmref.errors import Deadlock, Livelock, MmrefInternalError
 
-__all__ = ["Cpu", "RwSem", "SpinLock", "cpu_relax", "smp_mb", "this_cpu"]
+__all__ = ["Cpu", "PercpuCounter", "RwSem", "SpinLock", "cpu_relax", "smp_mb", "this_cpu"]
 
 
 class Cpu:
@@ -126,6 +126,41 @@ class SpinLock:
         self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
     ) -> None:
         self.release()
+
+
+class PercpuCounter:
+    """A counter that many CPUs change at once, each change in one step.
+
+    Kernel: struct percpu_counter, include/linux/percpu_counter.h.
+
+    >>> used = PercpuCounter("used_blocks")
+    >>> used.limited_add(3, limit=4), used.limited_add(2, limit=4), used.peek()
+    (True, False, 3)
+    """
+
+    __slots__ = ("_value", "name")
+
+    def __init__(self, name: str = "counter") -> None:
+        self.name = name
+        self._value = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self._value}>"
+
+    def add(self, amount: int) -> None:
+        """Change it. Kernel: percpu_counter_add(), include/linux/percpu_counter.h."""
+        self._value += amount
+
+    def limited_add(self, amount: int, limit: int) -> bool:
+        """Change it, unless it would exceed the limit. Kernel: percpu_counter_limited_add(), lib/percpu_counter.c."""
+        if self._value + amount > limit:
+            return False
+        self._value += amount
+        return True
+
+    def peek(self) -> int:
+        """Return the value: for checkers, never an access of the simulated machine."""
+        return self._value
 
 
 class RwSem:

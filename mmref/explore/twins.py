@@ -22,9 +22,11 @@ from mmref.explore.locations import (
     INC,
     LOCK,
     READ,
+    SHARE,
     THREAD,
     TRYINC,
     UNLOCK,
+    UNSHARE,
     WRITE,
     Location,
     note,
@@ -50,7 +52,7 @@ from mmref.pagecache import (
 )
 from mmref.pagecache.page_table import Pmd, PteEntry
 from mmref.pagecache.tlb import Translation
-from mmref.sync import RwSem, SpinLock, this_cpu
+from mmref.sync import PercpuCounter, RwSem, SpinLock, this_cpu
 from mmref.xarray import RETRY, XaNode, XArray, is_sibling
 
 __all__ = ["TRACED", "TracedFolio", "TracedXArray"]
@@ -87,37 +89,48 @@ class TracedSpinLock(SpinLock):
 
 
 class TracedRwSem(RwSem):
-    """A read-write semaphore for which the other CPUs wait."""
+    """A read-write semaphore for which the other CPUs wait; new readers wait behind a writer that waits.
 
-    __slots__ = ("at_lock",)
+    Attributes:
+        queued: how many writers wait.
+    """
+
+    __slots__ = ("at_lock", "queued")
 
     def __init__(self, name: str = "rwsem") -> None:
         super().__init__(name)
         self.at_lock = Location(name)
+        self.queued = 0
 
     def _no_writer(self) -> bool:
-        return self.writer is None
+        return self.writer is None and not self.queued
 
     def _free(self) -> bool:
         return self.writer is None and not self.readers
 
     def _holder(self) -> str:
+        if self.writer is None and not self.readers:
+            return "for which a writer waits"
         return f"held by {getattr(self.writer, 'name', f'{self.readers} readers')}"
 
     @override
     def down_read(self) -> None:
-        point(self.at_lock, LOCK, "down_read", None, self._no_writer, self._holder)
+        point(self.at_lock, SHARE, "down_read", None, self._no_writer, self._holder)
         super().down_read()
 
     @override
     def up_read(self) -> None:
-        point(self.at_lock, UNLOCK, "up_read")
+        point(self.at_lock, UNSHARE, "up_read")
         if self.readers:
             super().up_read()
 
     @override
     def down_write(self) -> None:
-        point(self.at_lock, LOCK, "down_write", None, self._free, self._holder)
+        point(self.at_lock, WRITE, "down_write")
+        if not self._free():
+            self.queued += 1
+            point(self.at_lock, WRITE, "down_write", None, self._free, self._holder)
+            self.queued -= 1
         super().down_write()
 
     @override
@@ -132,6 +145,28 @@ class TracedRwSem(RwSem):
         point(self.at_lock, UNLOCK, "up_write")
         if self.writer is not None:
             super().up_write()
+
+
+class TracedCounter(PercpuCounter):
+    """A counter: changes commute, unless a limit makes one of them fail."""
+
+    __slots__ = ("at_value",)
+
+    def __init__(self, name: str = "counter") -> None:
+        super().__init__(name)
+        self.at_value = Location(name)
+
+    @override
+    def add(self, amount: int) -> None:
+        point(self.at_value, INC, "percpu_counter_add")
+        super().add(amount)
+
+    @override
+    def limited_add(self, amount: int, limit: int) -> bool:
+        point(self.at_value, WRITE, "percpu_counter_limited_add", lambda: self._value + amount <= limit)
+        done = super().limited_add(amount, limit)
+        note(done)
+        return done
 
 
 # Fields ----------------------------------------------------------------------------------------------------
@@ -187,13 +222,13 @@ class TracedAddressSpace(AddressSpace):
 class TracedShmemInode(ShmemInode):
     """A shmem inode whose size and accounting are shared."""
 
-    __slots__ = ("at_alloced", "at_i_blocks", "at_i_private", "at_i_size", "at_swapped", "at_used_pages")
+    __slots__ = ("at_alloced", "at_i_blocks", "at_i_private", "at_i_size", "at_swapped")
 
     i_size = SharedField(ShmemInode, "i_size")
     alloced = SharedField(ShmemInode, "alloced")
     swapped = SharedField(ShmemInode, "swapped")
     i_blocks = SharedField(ShmemInode, "i_blocks")
-    used_pages = SharedField(ShmemInode, "used_pages")
+    counter_class = TracedCounter
     i_private = SharedField(ShmemInode, "i_private")
 
     def __str__(self) -> str:  # not __repr__(), which reads a traced field
@@ -372,7 +407,7 @@ class TracedUserfaultfd(Userfaultfd):
 
     @override
     def wait(self, event: UffdEvent) -> None:
-        point(self.at_events, LOCK, "wait for the monitor", None, lambda: event.resolved, "the monitor")
+        point(self.at_events, READ, "wait for the monitor", None, lambda: event.resolved, "the monitor")
         super().wait(event)
 
     @override
@@ -388,12 +423,23 @@ class TracedSwapDevice(SwapDevice):
         super().__init__(*args, **kwargs)
         self.at_cache: dict[int, Location] = {}
         self.slot_ids = reserve(self.pages + 1)
+        self.at_readahead = Location("swap readahead window")
 
     def _at_slot(self, entry: int) -> Location:
         where = self.at_cache.get(entry)
         if where is None:
             where = self.at_cache[entry] = Location(f"swap cache slot {entry}", self.slot_ids[entry])
         return where
+
+    @override
+    def count_hit(self) -> None:
+        point(self.at_readahead, WRITE, "swapin_readahead_hits")
+        super().count_hit()
+
+    @override
+    def swapin_nr_pages(self, entry: int) -> int:
+        point(self.at_readahead, WRITE, "swapin_nr_pages")
+        return super().swapin_nr_pages(entry)
 
     @override
     def peek_cache(self, entry: int) -> Folio | None:
@@ -711,9 +757,9 @@ class TracedPageAllocator(PageAllocator):
         return folio
 
     @override
-    def free(self, folio: Folio) -> None:
+    def _recycle(self, folio: Folio) -> None:
         point(self.at_free, INC, "free_unref_folios")
-        super().free(folio)
+        super()._recycle(folio)
 
 
 # XArray ----------------------------------------------------------------------------------------------------

@@ -98,6 +98,10 @@ class PageAllocator:
         if folio.memcg is not None:
             folio.memcg.uncharge(folio.nr_pages)
             folio.memcg = None
+        self._recycle(folio)
+
+    def _recycle(self, folio: Folio) -> None:
+        """Fill it with poison and put it on this CPU's list: one step, the last of freeing it."""
         folio._flags = 0
         folio.data[:] = self.poison * folio.nr_pages
         folio.initialised = 0

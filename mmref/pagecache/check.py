@@ -100,8 +100,8 @@ def _check_accounting(inode: Inode, cached: int) -> None:
     blocks = inode.alloced * (inode.memory.page_size // BLOCK_SIZE)
     if inode.i_blocks != blocks:
         raise InvariantViolation("Q2", f"i_blocks is {inode.i_blocks}, but {inode.alloced} pages are {blocks} blocks")
-    if inode.used_pages != inode.alloced:
-        raise InvariantViolation("Q2", f"{inode.used_pages} blocks are in use, but alloced is {inode.alloced}")
+    if inode.used_pages.peek() != inode.alloced:
+        raise InvariantViolation("Q2", f"{inode.used_pages.peek()} blocks are in use, but alloced is {inode.alloced}")
 
 
 def _check_folio(inode: Inode, folio: Folio, pins: int) -> None:

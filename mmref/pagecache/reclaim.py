@@ -71,11 +71,13 @@ def _reclaim_locked(memory: Memory, folio: Folio) -> bool:
         return False
     if not folio.trylock():
         return False
+    # Unlocked for a moment, it may have been swapped in again, or be about to: then it stays.
     device = memory.swap
-    if device is not None and folio.test_swapcache():
+    freed = device is not None and folio.test_swapcache() and not folio.test_dirty() and folio.ref_count() == 3
+    if freed and device is not None:
         device.cache_delete(folio)  # Kernel: __remove_mapping(), mm/vmscan.c
     folio.unlock()
-    return True
+    return freed
 
 
 def _swap_out_anon(memory: Memory, folio: Folio) -> bool:

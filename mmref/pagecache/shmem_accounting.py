@@ -14,9 +14,11 @@ blocks taken from the filesystem.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from mmref.pagecache.inode import BLOCK_SIZE, Inode
 from mmref.pagecache.mapping import AddressSpace
-from mmref.sync import RwSem, SpinLock
+from mmref.sync import PercpuCounter, RwSem, SpinLock
 
 __all__ = ["ShmemAccounting"]
 
@@ -36,6 +38,7 @@ class ShmemAccounting(Inode):
     __slots__ = ("alloced", "lock", "max_pages", "swapped", "used_pages")
 
     is_shmem = True
+    counter_class: ClassVar[type[PercpuCounter]] = PercpuCounter
 
     def __init__(
         self,
@@ -50,16 +53,17 @@ class ShmemAccounting(Inode):
     ) -> None:
         self.alloced = 0
         self.swapped = 0
-        self.used_pages = 0
+        self.used_pages = self.counter_class("used_blocks")
         self.max_pages = max_pages
         self.lock = lock
         super().__init__(name, mapping, size, pmd_order, i_rwsem, i_lock)
 
     def acct_blocks(self, pages: int) -> bool:
         """Reserve blocks of the filesystem; False if it is full. Kernel: shmem_inode_acct_blocks(), mm/shmem.c."""
-        if self.max_pages is not None and self.used_pages + pages > self.max_pages:
+        if self.max_pages is None:
+            self.used_pages.add(pages)
+        elif not self.used_pages.limited_add(pages, self.max_pages):
             return False
-        self.used_pages += pages
         if self.memory.rules.recalc_with_deltas:
             self._add_i_blocks(pages)
         return True
@@ -68,7 +72,7 @@ class ShmemAccounting(Inode):
         """Give blocks of the filesystem back. Kernel: shmem_inode_unacct_blocks(), mm/shmem.c."""
         if self.memory.rules.recalc_with_deltas:
             self._add_i_blocks(-pages)
-        self.used_pages -= pages
+        self.used_pages.add(-pages)
 
     def _add_i_blocks(self, pages: int) -> None:
         """Change what stat(2) tells. Kernel: inode_add_bytes(), fs/stat.c."""

@@ -104,11 +104,19 @@ class SwapDevice:
         folio.end_writeback()
         folio.unlock()
 
-    def read(self, entry: int, folio: Folio) -> None:
-        """Read a folio in. Kernel: swap_read_folio(), mm/page_io.c. The folio is locked, and unlocked after."""
-        folio.write(0, self._content[entry])
+    def read(self, entry: int, folio: Folio) -> bool:
+        """Read a folio in; False if the slot is no longer in use. Kernel: swap_read_folio(), mm/page_io.c.
+
+        The folio is locked, and unlocked after, if it was read.
+        """
+        with self.lock:
+            content = self._content.get(entry)
+        if content is None:
+            return False
+        folio.write(0, content)
         folio.mark_uptodate()
         folio.unlock()
+        return True
 
     # Swap cache --------------------------------------------------------------------------------------------
 
@@ -130,7 +138,7 @@ class SwapDevice:
                 continue
             if self.peek_cache(entry) is folio:
                 if folio.test_clear_readahead():
-                    self.hits += 1
+                    self.count_hit()
                 return folio
             folio.put()
 
@@ -165,10 +173,14 @@ class SwapDevice:
 
     # Readahead ---------------------------------------------------------------------------------------------
 
+    def count_hit(self) -> None:
+        """Note that a page that was read ahead is asked for. Kernel: atomic_inc(&swapin_readahead_hits)."""
+        self.hits += 1
+
     def swapin_nr_pages(self, entry: int) -> int:
         """Tell how many slots to read in around one: 1 means just that one. Kernel: swapin_nr_pages(), mm/swap_state.c.
 
-        The window grows with the pages read ahead that were asked for, and shrinks slowly.
+        The window grows with the pages read ahead that were asked for, and shrinks slowly. One step.
         """
         most = 1 << self.page_cluster
         if most <= 1:
@@ -211,7 +223,11 @@ def read_swap_cache(memory: Memory, entry: int) -> tuple[Folio | None, bool]:
                 continue
             return None, False
         memory.lru.add(folio)
-        device.read(entry, folio)
+        if not device.read(entry, folio):  # swapped in by somebody else, and given back, before it was in the cache
+            device.cache_delete(folio)
+            folio.unlock()
+            folio.put()
+            return None, False
         return folio, True
 
 
