@@ -66,7 +66,7 @@ class Campaign:
         self.observations += result.observations
         if result.verdict == "agrees":
             self.operations.update(op.name for op in result.program)
-        if result.reason:
+        if result.verdict in ("not expressed", "cannot run"):
             self.reasons[result.reason] += 1
         if result.verdict == "unstable":
             self.unstable.append(result)

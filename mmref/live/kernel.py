@@ -422,6 +422,8 @@ def _pipe_for_writing() -> tuple[int, int]:
 def _serve(requests: int, answers: int) -> NoReturn:
     """Answer requests until there are no more: what the child does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})  # what waits in a batch of another CPU holds references
     faulthandler.disable()  # a signal that ends the child is reported by the parent
     file = KernelFile()
     with os.fdopen(requests) as lines:
