@@ -228,12 +228,12 @@ class Process:
         size = self.mm.memory.page_size
         for inode, low, high, index in self._each_vma(start, length):
             for at in range((high - low) // size):
-                self.mm.translate(low + at * size, write=False)
+                self.mm.populate(low + at * size, write=False)
                 memory_failure(inode.i_mapping, index + at)
 
     def _soft_offline(self, start: int, length: int) -> None:
         size = self.mm.memory.page_size
         for inode, low, high, index in self._each_vma(start, length):
             for at in range((high - low) // size):
-                self.mm.translate(low + at * size, write=False)
+                self.mm.populate(low + at * size, write=False)
                 soft_offline_page(inode.i_mapping, index + at)

@@ -50,7 +50,7 @@ from mmref.pagecache import (
     Vma,
     entries_of,
 )
-from mmref.pagecache.page_table import Pmd, PteEntry
+from mmref.pagecache.page_table import HugePmd, Pmd, Pte, PteEntry
 from mmref.pagecache.tlb import Translation
 from mmref.sync import PercpuCounter, RwSem, SpinLock, this_cpu
 from mmref.xarray import RETRY, XaNode, XArray, is_sibling
@@ -319,6 +319,11 @@ class TracedPageTable(PageTable):
         super().set(at, entry)
 
     @override
+    def mark_dirty(self, at: int, entry: Pte) -> bool:
+        point(self._at_pte(at), WRITE, "set the dirty bit")
+        return super().mark_dirty(at, entry)
+
+    @override
     def get_and_clear(self, at: int) -> PteEntry:
         point(self._at_pte(at), WRITE, "ptep_get_and_clear")
         return super().get_and_clear(at)
@@ -350,6 +355,45 @@ class TracedTlb(Tlb):
     def fill(self, vpn: int, translation: Translation) -> None:
         point_all([(self._at_page(vpn), WRITE), (self.at_all, READ)], "TLB fill")
         super().fill(vpn, translation)
+
+    @override
+    def load_bytes(self, vpn: int, offset: int, length: int, page_size: int) -> bytes | None:
+        known = Tlb.load(self, vpn)
+        self._access(vpn, known, offset, length, page_size, READ, "load")
+        if known is None or Tlb.load(self, vpn) != known:
+            return None
+        assert isinstance(known.folio, TracedFolio)
+        known.folio.check_alive("a load through the TLB")
+        return Folio.read(known.folio, known.page * page_size + offset, length)
+
+    @override
+    def store_bytes(self, vpn: int, offset: int, content: bytes, page_size: int) -> bool:
+        known = Tlb.load(self, vpn)
+        if known is not None and not known.write:
+            known = None
+        self._access(vpn, known, offset, len(content), page_size, WRITE, "store")
+        if known is None or Tlb.load(self, vpn) != known:
+            return False
+        assert isinstance(known.folio, TracedFolio)
+        known.folio.check_alive("a store through the TLB")
+        Folio.write(known.folio, known.page * page_size + offset, content)
+        return True
+
+    def _access(
+        self, vpn: int, known: Translation | None, offset: int, length: int, page_size: int, mode: int, label: str
+    ) -> None:
+        """Announce an access to memory through the TLB: one step with the look into the TLB."""
+        places = [(self._at_page(vpn), READ), (self.at_all, READ)]
+        if known is not None:
+            assert isinstance(known.folio, TracedFolio)
+            places += known.folio.at_bytes(known.page * page_size + offset, length, mode)
+        point_all(places, label if known is not None else "TLB miss")
+
+    def fill_with(self, vpn: int, translation: Translation, read: list[Location], walk: Any) -> None:
+        """Fill an entry with what a walk of the page tables has found, if it would find the same now: one step."""
+        point_all([(self._at_page(vpn), WRITE), (self.at_all, READ), *((place, READ) for place in read)], "TLB fill")
+        if walk() == translation:
+            Tlb.fill(self, vpn, translation)
 
     @override
     def flush_range(self, first: int, nr: int) -> None:
@@ -391,6 +435,29 @@ class TracedMm(Mm):
     def set_pmd(self, at: int, pmd: Pmd) -> None:
         point(self._at_pmd(at), WRITE, "set_pmd_at")
         super().set_pmd(at, pmd)
+
+    @override
+    def mark_pmd_dirty(self, at: int, pmd: HugePmd) -> bool:
+        point(self._at_pmd(at), WRITE, "set the dirty bit")
+        return super().mark_pmd_dirty(at, pmd)
+
+    @override
+    def _remember(self, address: int, translation: Translation) -> None:
+        at, offset = self.pmd_of(address), self.pte_of(address)
+        table = Mm.pmd(self, at)
+        read = [self._at_pmd(at)]
+        if isinstance(table, TracedPageTable):
+            read.append(table._at_pte(offset))
+        assert isinstance(self.tlb, TracedTlb)
+        self.tlb.fill_with(address // self.memory.page_size, translation, read, lambda: self._look(at, offset))
+
+    def _look(self, at: int, offset: int) -> Translation | None:
+        """Walk the page tables without that being an access."""
+        pmd = Mm.pmd(self, at)
+        if isinstance(pmd, HugePmd):
+            return Translation(pmd.folio, offset, pmd.write)
+        entry = PageTable.get(pmd, offset) if pmd is not None else None
+        return Translation(entry.folio, entry.page, entry.write) if isinstance(entry, Pte) else None
 
 
 class TracedUserfaultfd(Userfaultfd):
@@ -500,7 +567,8 @@ class TracedFolio(Folio):
 
     mapping = SharedField(Folio, "mapping")
 
-    def _alive(self, access: str) -> None:
+    def check_alive(self, access: str) -> None:
+        """Report a use of this folio after it was freed."""
         if self.free:
             raise UseAfterFree(folio_text(self), access)
 
@@ -512,14 +580,14 @@ class TracedFolio(Folio):
     @override
     def ref_count(self) -> int:
         point(self.at_ref, READ, "folio_ref_count")
-        self._alive("folio_ref_count()")
+        self.check_alive("folio_ref_count()")
         note(self._refcount)
         return super().ref_count()
 
     @override
     def get(self) -> None:
         point(self.at_ref, INC, "folio_get")
-        self._alive("folio_get()")
+        self.check_alive("folio_get()")
         super().get()
 
     @override
@@ -547,7 +615,7 @@ class TracedFolio(Folio):
     @override
     def put_refs(self, refs: int) -> None:
         point(self.at_ref, DEC, "folio_put" if refs == 1 else "folio_put_refs")
-        self._alive("folio_put()")
+        self.check_alive("folio_put()")
         super().put_refs(refs)
 
     @override
@@ -563,7 +631,7 @@ class TracedFolio(Folio):
     @override
     def ref_freeze(self, expected: int) -> bool:
         point(self.at_ref, WRITE, "folio_ref_freeze", lambda: self._refcount == expected)
-        self._alive("folio_ref_freeze()")
+        self.check_alive("folio_ref_freeze()")
         frozen = super().ref_freeze(expected)
         if frozen:
             self.exposed = False
@@ -595,7 +663,7 @@ class TracedFolio(Folio):
     @override
     def add_rmap(self, ptes: int = 1) -> None:
         point(self.at_mapcount, WRITE, "folio_add_file_rmap_ptes")
-        self._alive("folio_add_file_rmap_ptes()")
+        self.check_alive("folio_add_file_rmap_ptes()")
         super().add_rmap(ptes)
 
     @override
@@ -611,7 +679,7 @@ class TracedFolio(Folio):
     @override
     def trylock(self) -> bool:
         point(self.at_lock, WRITE, "folio_trylock", self._unlocked)
-        self._alive("folio_trylock()")
+        self.check_alive("folio_trylock()")
         locked = super().trylock()
         note(locked)
         return locked
@@ -619,13 +687,13 @@ class TracedFolio(Folio):
     @override
     def lock(self) -> None:
         point(self.at_lock, LOCK, "folio_lock", None, self._unlocked, "the folio is locked")
-        self._alive("folio_lock()")
+        self.check_alive("folio_lock()")
         super().lock()
 
     @override
     def unlock(self) -> None:
         point(self.at_lock, UNLOCK, "folio_unlock")
-        self._alive("folio_unlock()")
+        self.check_alive("folio_unlock()")
         super().unlock()
 
     @override
@@ -646,7 +714,7 @@ class TracedFolio(Folio):
     @override
     def test_flag(self, flag: int) -> bool:
         point(self._at_flag(flag), READ, TEST[flag])
-        self._alive(TEST[flag])
+        self.check_alive(TEST[flag])
         is_set = super().test_flag(flag)
         note(is_set)
         return is_set
@@ -654,13 +722,13 @@ class TracedFolio(Folio):
     @override
     def set_flag(self, flag: int) -> None:
         point(self._at_flag(flag), WRITE, SET[flag])
-        self._alive(SET[flag])
+        self.check_alive(SET[flag])
         super().set_flag(flag)
 
     @override
     def clear_flag(self, flag: int) -> None:
         point(self._at_flag(flag), WRITE, CLEAR[flag], lambda: bool(self._flags & flag))
-        self._alive(CLEAR[flag])
+        self.check_alive(CLEAR[flag])
         super().clear_flag(flag)
 
     @override
@@ -686,7 +754,8 @@ class TracedFolio(Folio):
             where = self.at_content[page] = Location((self, f" page {page}"), self.page_ids[page])
         return where
 
-    def _at_bytes(self, offset: int, length: int, mode: int) -> list[tuple[Location, int]]:
+    def at_bytes(self, offset: int, length: int, mode: int) -> list[tuple[Location, int]]:
+        """Return the pages that an access to some bytes touches, with its mode."""
         size = self.allocator.page_size
         return [(self._at_page(page), mode) for page in range(offset // size, -(-(offset + length) // size))]
 
@@ -694,7 +763,7 @@ class TracedFolio(Folio):
     def copy_page(self, page: int, source: Folio, source_page: int) -> bool:
         assert isinstance(source, TracedFolio)
         point_all([(self._at_page(page), WRITE), (source._at_page(source_page), READ)], "copy_highpage")
-        source._alive("copy_highpage()")
+        source.check_alive("copy_highpage()")
         return super().copy_page(page, source, source_page)
 
     @override
@@ -705,26 +774,26 @@ class TracedFolio(Folio):
     @override
     def read(self, offset: int, length: int) -> bytes:
         if length:
-            point_all(self._at_bytes(offset, length, READ), "copy_to_user")
-        self._alive("copy_to_user()")
+            point_all(self.at_bytes(offset, length, READ), "copy_to_user")
+        self.check_alive("copy_to_user()")
         return super().read(offset, length)
 
     @override
     def write(self, offset: int, content: bytes) -> None:
         if content:
-            point_all(self._at_bytes(offset, len(content), WRITE), "copy_from_user")
-        self._alive("copy_from_user()")
+            point_all(self.at_bytes(offset, len(content), WRITE), "copy_from_user")
+        self.check_alive("copy_from_user()")
         super().write(offset, content)
 
     @override
     def zero_around(self, offset: int, length: int) -> None:
-        point_all(self._at_bytes(0, self.size, WRITE), "folio_zero_segments")
+        point_all(self.at_bytes(0, self.size, WRITE), "folio_zero_segments")
         super().zero_around(offset, length)
 
     @override
     def zero_range(self, offset: int, length: int) -> None:
         if length:
-            point_all(self._at_bytes(offset, length, WRITE), "folio_zero_range")
+            point_all(self.at_bytes(offset, length, WRITE), "folio_zero_range")
         super().zero_range(offset, length)
 
 

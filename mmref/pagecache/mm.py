@@ -111,6 +111,13 @@ class Mm:
         else:
             self._pmds[at] = pmd
 
+    def mark_pmd_dirty(self, at: int, pmd: HugePmd) -> bool:
+        """Set the dirty bit of a PMD entry as the processor does, unless it has changed: one atomic step."""
+        if self._pmds.get(at) != pmd:
+            return False
+        self._pmds[at] = pmd._replace(dirty=True)
+        return True
+
     def has_pmd_table(self, at: int) -> bool:
         """Tell whether there is a table that this PMD entry is in. Kernel: mm_find_pmd(), mm/rmap.c."""
         return at >> _PUD_SHIFT in self._pmd_tables
@@ -388,7 +395,7 @@ class Mm:
         for vma in self._overlapping(start, end):
             for address in range(max(start, vma.vm_start), min(end, vma.vm_end), self.memory.page_size):
                 try:
-                    self.translate(address, "w" in vma.prot and not vma.shared)
+                    self.populate(address, "w" in vma.prot and not vma.shared)
                 except BusError as error:
                     raise OSError(ENOMEM, str(error)) from error
 
@@ -438,19 +445,21 @@ class Mm:
             BusError: there is no page behind an address.
             SegmentationFault: nothing is mapped there.
         """
+        size = self.memory.page_size
         parts = []
         for start, nr in self._pages(address, length):
-            where = self.translate(start, write=False)
-            parts.append(where.folio.read(where.page * self.memory.page_size + start % self.memory.page_size, nr))
+            while (part := self.tlb.load_bytes(start // size, start % size, nr, size)) is None:
+                self.touch(start, write=False)
+            parts.append(part)
         return b"".join(parts)
 
     def write(self, address: int, content: bytes) -> None:
         """Store bytes as the process would; raises as `read()`."""
+        size = self.memory.page_size
         done = 0
         for start, nr in self._pages(address, len(content)):
-            where = self.translate(start, write=True)
-            offset = where.page * self.memory.page_size + start % self.memory.page_size
-            where.folio.write(offset, content[done : done + nr])
+            while not self.tlb.store_bytes(start // size, start % size, content[done : done + nr], size):
+                self.touch(start, write=True)
             done += nr
 
     def _pages(self, address: int, length: int) -> Iterator[tuple[int, int]]:
@@ -461,40 +470,38 @@ class Mm:
             yield address, nr
             address += nr
 
-    def translate(self, address: int, write: bool) -> Translation:
-        """Find the page behind an address as the processor does: in the TLB, in the page tables, or by a fault.
-
-        What the TLB says is believed without a look at the page tables.
-        """
-        size = self.memory.page_size
-        vpn = address // size
-        while True:
-            known = self.tlb.load(vpn)
-            if known is not None and (known.write or not write):
-                return known
-            walked = self._walk(address, write)
-            if walked is not None:
-                self.tlb.fill(vpn, walked)
-                return walked
+    def populate(self, address: int, write: bool) -> None:
+        """Make sure that a page is mapped, as mlock(2) does. Kernel: faultin_page(), mm/gup.c."""
+        while self._walk(address, write) is None:
             self._fault(address, write)
+
+    def touch(self, address: int, write: bool) -> None:
+        """Let the processor walk the page tables to a page and remember what it finds, or fault."""
+        found = self._walk(address, write)
+        if found is None:
+            self._fault(address, write)
+        else:
+            self._remember(address, found)
+
+    def _remember(self, address: int, translation: Translation) -> None:
+        """Fill the TLB: with the walk one step."""
+        self.tlb.fill(address // self.memory.page_size, translation)
 
     def _walk(self, address: int, write: bool) -> Translation | None:
         """Walk the page tables; a write sets the dirty bit of the entry."""
         at, offset = self.pmd_of(address), self.pte_of(address)
         pmd = self.pmd(at)
         if isinstance(pmd, HugePmd):
-            if write and not pmd.write:
+            if write and (not pmd.write or not (pmd.dirty or self.mark_pmd_dirty(at, pmd))):
                 return None
-            if write and not pmd.dirty:
-                self.set_pmd(at, pmd._replace(dirty=True))
             return Translation(pmd.folio, offset, pmd.write)
         if pmd is None:
             return None
         entry = pmd.get(offset)
-        if not isinstance(entry, Pte) or (write and not entry.write):
+        if not isinstance(entry, Pte):
             return None
-        if write and not entry.dirty:
-            pmd.set(offset, entry._replace(dirty=True))
+        if write and (not entry.write or not (entry.dirty or pmd.mark_dirty(offset, entry))):
+            return None
         return Translation(entry.folio, entry.page, entry.write)
 
     def _fault(self, address: int, write: bool) -> None:

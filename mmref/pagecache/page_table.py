@@ -82,6 +82,13 @@ class PageTable:
         """Write an entry. Kernel: set_pte_at(), include/linux/pgtable.h. Context: `lock` is held."""
         self._ptes[at] = entry
 
+    def mark_dirty(self, at: int, entry: Pte) -> bool:
+        """Set the dirty bit of an entry as the processor does, unless it has changed: one atomic step."""
+        if self._ptes[at] != entry:
+            return False
+        self._ptes[at] = entry._replace(dirty=True)
+        return True
+
     def get_and_clear(self, at: int) -> PteEntry:
         """Take an entry away. Kernel: ptep_get_and_clear(), include/linux/pgtable.h. Context: `lock` is held."""
         entry = self._ptes[at]

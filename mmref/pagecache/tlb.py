@@ -46,6 +46,22 @@ class Tlb:
         """Remember a translation on this CPU."""
         self._entries.setdefault(vpn, {})[this_cpu().id] = translation
 
+    def load_bytes(self, vpn: int, offset: int, length: int, page_size: int) -> bytes | None:
+        """Load bytes of a page through what this CPU remembers; None if it remembers nothing.
+
+        One step: a CPU that flushes the TLBs waits until the access is over.
+        """
+        known = self.load(vpn)
+        return None if known is None else known.folio.read(known.page * page_size + offset, length)
+
+    def store_bytes(self, vpn: int, offset: int, content: bytes, page_size: int) -> bool:
+        """Store bytes as `load_bytes()` loads them; False if this CPU does not remember a page that may be written."""
+        known = self.load(vpn)
+        if known is None or not known.write:
+            return False
+        known.folio.write(known.page * page_size + offset, content)
+        return True
+
     def flush_range(self, first: int, nr: int) -> None:
         """Make every CPU forget `nr` pages from `first` on. Kernel: flush_tlb_range(), arch/x86/mm/tlb.c."""
         if nr <= len(self._entries):
