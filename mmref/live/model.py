@@ -319,6 +319,9 @@ class ModelFile:
         elif event.reason == "minor":
             self._uffd.resume(event.address)
         else:
+            vma = self.process.mm.find_vma(event.address)
+            if vma is not None and not vma.shared:
+                raise NotExpressed("UFFDIO_ZEROPAGE in a private mapping, which maps the zero page")
             self._uffd.zeropage(event.address)
 
     def _do_uffd_touch(self, page: int, write: int) -> int:
