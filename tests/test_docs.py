@@ -56,8 +56,14 @@ def test_the_readme_shows_what_is_printed(capsys):
 
 def test_findings_show_what_is_printed(capsys):
     shown = blocks(ROOT / "docs" / "findings.md", "text")
-    cli.main(["race", "seek-hole", "--strategy", "lock-and-insert-late", "--layout", "DDDD", "--json"])
-    assert shown == [json.loads(capsys.readouterr().out)[0]["ladder"] + "\n"]
+    printed = []
+    for scenario, strategy, layout in (
+        ("seek-hole", "lock-and-insert-late", "DDDD"),
+        ("file-truncate", "upstream-6.12", "DD"),
+    ):
+        cli.main(["race", scenario, "--strategy", strategy, "--layout", layout, "--json"])
+        printed.append(json.loads(capsys.readouterr().out)[0]["ladder"] + "\n")
+    assert shown == printed
 
 
 def test_every_watched_invariant_is_on_its_page():

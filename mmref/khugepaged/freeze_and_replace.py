@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from typing_extensions import override
 
 from mmref.errors import Finding
@@ -25,7 +28,10 @@ class FreezeAndReplace(CollapseStrategy):
     name = "freeze-and-replace"
     kernel = "Linux 6.1.192 (as v4.8 to v6.3)"
     summary = "insert the new huge folio while scanning, copy into it in place"
-    known_races = dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "B32")
+    known_races: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "B32"),
+        "uffd": "B31", "scan": "B41", "file-truncate": "F3",
+    }  # fmt: skip
 
     @override
     def collapse(self, run: CollapseRun) -> ScanResult:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from typing_extensions import override
 
 from mmref.khugepaged.lock_and_insert_late import LockAndInsertLate
@@ -28,6 +31,9 @@ class Upstream612(LockAndInsertLate):
     summary = "lock-and-insert-late with large old folios, one charge for all holes, and dirty data flushed"
     collapses_large = True
     exclusive_page_tables = False
+    known_races: ClassVar[Mapping[str, str]] = {
+        "seek-hole": "F1", "seek-data-in-hole": "F2", "scan": "B41", "file-truncate": "F3",
+    }  # fmt: skip
 
     @override
     def collapse(self, run: CollapseRun) -> ScanResult:

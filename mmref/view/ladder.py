@@ -24,6 +24,7 @@ WIDTH = 75
 
 _SLOT = frozenset({"slot load", "slot store", "xa_head"})
 _FIELD = re.compile(r"\.(\w+)$")
+_TAKE = frozenset({"folio_trylock", "down_write", "down_write_trylock"})
 _MODES = {name: mode for mode, name in MODE_NAMES.items()}
 _MANY = 3  # a group of calls that stands so many times in a row is shown once
 
@@ -171,9 +172,21 @@ def _relevant(trace: Trace) -> set[int]:
         earlier.append(event)
         if event.cpu == finder and (event.label.startswith("folio_test") or event.value is False):
             steps.add(event.step)
+    if trace.verdict.kind in ("deadlock", "livelock"):
+        return _acquisitions(trace)
     if not steps:  # a story of one CPU: its last few accesses
         steps.update(event.step for event in [one for one in trace.events if one.mode != "read"][-4:])
     return steps
+
+
+def _acquisitions(trace: Trace) -> set[int]:
+    """Return the steps at which a CPU last took what another one waits for in the end."""
+    last: dict[str, int] = {}
+    for event in trace.events:
+        taken = event.mode in ("lock", "share") or (event.mode == "write" and event.label in _TAKE)
+        if taken and event.value is not False and f"{event.location} (" in trace.verdict.detail:
+            last[event.location] = event.step
+    return set(last.values())
 
 
 def _tells(event: TraceEvent) -> bool:
