@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from errno import EINVAL, ENOMEM
+from errno import EACCES, EINVAL, ENOMEM
 
 from mmref.errors import UsageError
 from mmref.folio import Folio
@@ -218,8 +218,10 @@ class Process:
         for vma in self.mm.vmas:
             if not (vma.vm_start < start + length and start < vma.vm_end):
                 continue
-            if vma.locked or not vma.shared or "w" not in vma.prot:
-                raise OSError(EINVAL, f"Nothing can be removed from {vma!r}")
+            if vma.locked:
+                raise OSError(EINVAL, f"{vma!r} is locked in memory")
+            if not vma.shared or "w" not in vma.prot:
+                raise OSError(EACCES, f"{vma!r} is not a mapping through which the file could be written")
             low, high = max(start, vma.vm_start), min(start + length, vma.vm_end)
             inode = vma.mapping.host
             inode.punch_hole(vma.index_of(low) * size, high - low)

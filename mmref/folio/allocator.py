@@ -117,26 +117,31 @@ class PageAllocator:
             free = self._free.setdefault((0, nid), {}).setdefault(cpu, [])
             free.extend([folio for folio in folios if folio.nid == nid])
 
-    def split(self, folio: Folio) -> list[Folio]:
-        """Turn a large folio into its first page, and return folios for the others; who pays stays the same.
+    def split(self, folio: Folio, pieces: Sequence[tuple[int, int]]) -> list[Folio]:
+        """Turn a large folio into its first piece, and return folios for the others; who pays stays the same.
 
         Kernel: __split_huge_page_tail(), mm/huge_memory.c.
 
-        Context: the folio is locked and its count is frozen. The new folios are locked too, have the same
-        flags but PG_lru, no mapping yet, and a count of 0.
+        Args:
+            folio: locked, with its count frozen.
+            pieces: first page and order (log2 of pages) of each piece, in ascending order, covering the folio.
+
+        Returns:
+            folios that are locked too, have the same flags but PG_lru, no mapping yet, and a count of 0.
         """
         size = self.page_size
         tails = []
-        for page in range(1, folio.nr_pages):
-            tail = self._folio_class(self, folio.pfn + page, 0)
-            tail.data = folio.data[page * size : (page + 1) * size]
-            tail.initialised = folio.initialised >> page & 1
+        for page, order in pieces[1:]:
+            tail = self._folio_class(self, folio.pfn + page, order)
+            tail.data = folio.data[page * size : (page + (1 << order)) * size]
+            tail.initialised = folio.initialised >> page & ((1 << (1 << order)) - 1)
             tail.free = False
             tail._flags = folio._flags & ~PG_LRU
             tail.nid = folio.nid
             tail.memcg = folio.memcg
             tails.append(tail)
-        folio.data = folio.data[:size]
-        folio.initialised &= 1
-        folio.order = 0
+        nr = 1 << pieces[0][1]
+        folio.data = folio.data[: nr * size]
+        folio.initialised &= (1 << nr) - 1
+        folio.order = pieces[0][1]
         return tails

@@ -327,9 +327,11 @@ def _do_fault_around(fault: Fault) -> bool:
             folio.put()
             return True
         table = mm.pte_alloc(at)
-        start = max(xas.index, base + first)
+        start, stop = max(xas.index, base + first), min(folio.next_index - 1, end)
+        if mm.memory.rules.faults_map_whole_folio and _fits(vma, base, folio):
+            start, stop = folio.index, folio.next_index - 1
         with table.lock:
-            for index in range(start, min(folio.next_index - 1, end) + 1):
+            for index in range(start, stop + 1):
                 if table.get(index - base) is not None:
                     continue
                 folio.get()
@@ -343,6 +345,12 @@ def _do_fault_around(fault: Fault) -> bool:
         if following > end:
             break
     return done
+
+
+def _fits(vma: Vma, base: int, folio: Folio) -> bool:
+    """Tell whether a VMA and the page table whose first entry maps the page `base` have room for a whole folio."""
+    first, last = max(vma.vm_pgoff, base), min(vma.vm_pgoff + vma.nr_pages, base + (1 << vma.mm.order)) - 1
+    return first <= folio.index and folio.next_index - 1 <= last
 
 
 def _next_uptodate_folio(xas: XaState, mapping: AddressSpace, end: int) -> Folio | None:

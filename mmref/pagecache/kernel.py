@@ -33,6 +33,8 @@ class KernelRules:
             call makes khugepaged know the process. In 6.1; gone in 6.12.
         split_keeps_large: a large folio that is punched is split no further than needed, so larger folios remain
             around the hole. Linux 7460b470a131 (v6.15).
+        faults_map_whole_folio: a fault maps all pages of a large folio, if it fits into the VMA and the page table,
+            also outside the window of pages around the fault (v6.18, "mm/filemap: map entire large folio faultaround").
         shmem_large_folios: faults on tmpfs may get folios of several pages that are smaller than a huge page. Linux
             e7a2ab7b3bb5 (v6.11).
     """
@@ -45,6 +47,7 @@ class KernelRules:
     disabled_vma_maps_no_pmd: bool = True
     hugepage_registers_late: bool = False
     split_keeps_large: bool = False
+    faults_map_whole_folio: bool = False
     shmem_large_folios: bool = True
 
 
@@ -63,7 +66,7 @@ KERNELS: dict[str, KernelRules] = {
         KernelRules("6.1", "freeze-and-replace", **_OLD),  # type: ignore[arg-type]
         KernelRules("6.4", "lock-and-insert-late", **_OLD),  # type: ignore[arg-type]
         KernelRules("6.12", "upstream-6.12"),
-        KernelRules("6.18", "upstream-6.12", split_keeps_large=True),
+        KernelRules("6.18", "upstream-6.12", split_keeps_large=True, faults_map_whole_folio=True),
     )
 }
 """The versions that a machine can have, oldest first."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Splitting a large folio back into single pages."""
+"""Splitting a large folio into smaller ones, mostly single pages."""
 
 from __future__ import annotations
 
@@ -11,18 +11,46 @@ from mmref.pagecache.rmap import try_to_unmap
 from mmref.pagecache.vmstat import NR_FILE_THPS, NR_SHMEM_THPS
 from mmref.xarray import XaState
 
-__all__ = ["split_folio"]
+__all__ = ["pieces_of", "split_folio"]
 
 
-def split_folio(folio: Folio, pins: int = 1) -> bool:
-    """Replace a locked large folio by folios of one page each, with the same content.
+def pieces_of(order: int, around: int | None) -> list[tuple[int, int]]:
+    """List (first page, order) of what a large folio is split into.
 
-    Kernel: split_huge_page_to_list(), mm/huge_memory.c. There the head page stays what it was and the tail
-    pages become folios of their own; here new folios take the place of all.
+    Args:
+        order: its order.
+        around: the page that is to be alone, with the rest in the largest pieces that can be had by halving; None for
+            pieces of one page each.
+
+    >>> pieces_of(2, None)
+    [(0, 0), (1, 0), (2, 0), (3, 0)]
+    >>> pieces_of(3, 5)
+    [(0, 2), (4, 0), (5, 0), (6, 1)]
+    """
+    if around is None:
+        return [(page, 0) for page in range(1 << order)]
+    pieces: list[tuple[int, int]] = []
+    first = 0
+    for half in range(order - 1, -1, -1):
+        other = first + (1 << half)
+        if around >= other:
+            pieces.append((first, half))
+            first = other
+        else:
+            pieces.append((other, half))
+    return sorted([*pieces, (first, 0)])
+
+
+def split_folio(folio: Folio, pins: int = 1, around: int | None = None) -> bool:
+    """Replace a locked large folio by smaller ones with the same content.
+
+    Kernel: split_huge_page_to_list(), mm/huge_memory.c (since v6.15 also folio_split()). The head page stays what it
+    was, and the tail pages become folios of their own.
 
     Args:
         folio: the folio, locked.
         pins: how many references the caller holds.
+        around: see `pieces_of()`.
 
     Context: takes xa_lock, and freezes the count while it does, which is legal because it does not sleep meanwhile.
 
@@ -55,21 +83,24 @@ def split_folio(folio: Folio, pins: int = 1) -> bool:
             if not inode.is_shmem:
                 mapping.nr_thps -= 1  # Linux 1ca7554d05ac (v5.15)
         xas.split(folio, folio.order)
-        tails = memory.allocator.split(folio)
+        tails = memory.allocator.split(folio, pieces_of(folio.order, around))
         end = max(inode.nr_pages, inode.fallocend)
+        if folio.order:
+            xas.set_order(start, folio.order)
+            xas.store(folio)
         for tail in tails:
             tail.mapping = mapping
             tail.index = start + (tail.pfn - folio.pfn)
-            xas.set(tail.index)
+            xas.set_order(tail.index, tail.order)
             xas.store(tail if tail.index < end else None)
         gone = [tail for tail in tails if tail.index >= end]
         if gone:
             _remove_behind_eof(mapping, gone)
-        folio.ref_unfreeze(pins + 1)
+        folio.ref_unfreeze(pins + folio.nr_pages)
     if gone and inode.is_shmem:
-        inode.uncharge(len(gone))
+        inode.uncharge(sum(tail.nr_pages for tail in gone))
     for tail in tails:
-        tail.ref_unfreeze(1 if tail.mapping is None else 2)
+        tail.ref_unfreeze(1 if tail.mapping is None else 1 + tail.nr_pages)
         memory.lru.add_tail(tail)
         tail.unlock()
         tail.put()
@@ -81,7 +112,7 @@ def _remove_behind_eof(mapping: AddressSpace, gone: list[Folio]) -> None:
 
     Kernel: __split_huge_page(), mm/huge_memory.c. Context: xa_lock is held.
     """
-    nr = len(gone)
+    nr = sum(tail.nr_pages for tail in gone)
     account_folio(mapping, gone[0], -nr)
     for tail in gone:
         tail.mapping = None

@@ -60,7 +60,27 @@ def truncate_inode_partial_folio(folio: Folio, lstart: int, lend: int) -> bool:
     folio.zero_range(offset, length)
     if folio.order == 0:
         return True
-    return split_folio(folio)
+    if not mapping.memory.rules.split_keeps_large:
+        return split_folio(folio)
+    behind = folio.index + (offset + length) // page_size
+    more = offset + length < folio.size
+    if not split_folio(folio, around=offset // page_size):
+        return False
+    if more:
+        _split_behind(mapping, behind)
+    return True
+
+
+def _split_behind(mapping: AddressSpace, index: int) -> None:
+    """Split the folio at the end of a range, too, so that what is in the range can be freed; it need not succeed."""
+    entry = mapping.i_pages.load(index)
+    if not isinstance(entry, Folio) or entry.order == 0 or not entry.try_get():
+        return
+    if entry.trylock():
+        if entry.order and entry.mapping is mapping:
+            split_folio(entry, around=index - entry.index)
+        entry.unlock()
+    entry.put()
 
 
 def truncate_inode_pages_range(mapping: AddressSpace, lstart: int, lend: int) -> None:

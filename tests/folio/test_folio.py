@@ -190,7 +190,7 @@ def test_split_keeps_content_flags_and_lock(pages):
     folio.trylock()
     folio.set_flag(PG_DIRTY | PG_LRU)
     assert folio.ref_freeze(1)
-    tails = pages.split(folio)
+    tails = pages.split(folio, [(page, 0) for page in range(4)])
     assert [tail.pfn for tail in tails] == [1, 2, 3]
     assert all(tail.test_locked() and tail.test_dirty() and not tail.test_lru() for tail in tails)
     assert all(tail.ref_count() == 0 and tail.initialised == 1 for tail in tails)
