@@ -12,7 +12,6 @@ from mmref.live.kernel import KernelProcess
 from mmref.live.model import ModelFile
 from mmref.live.program import HUGE, HUGE_PAGES, PAGE, Op, Program
 from mmref.machine import File
-from mmref.pagecache import folios_of
 
 PAGES = 2 * HUGE_PAGES
 
@@ -24,51 +23,24 @@ odd = st.sampled_from((0, 0, 0, 1, 100, 2048, 4095))
 
 
 KNOWN = {
-    "split": "a huge page that is punched or cut is split no further than needed (Linux 7460b470a131, v6.15)",
-    "fault": "a fault maps all of a large folio (Linux 19773df031bc and 357b92761d94, v6.18)",
-    "madvise": "what madvise() refuses: MADV_DONTNEED of locked memory, MADV_REMOVE of a private mapping",
+    "madvise": "what madvise() refuses: MADV_DONTNEED of locked memory",
     "punch": "punching less than a page at offset 0 unmaps the whole file: round_down() gives 0, and minus 1 is large",
     "mprotect": "mprotect() that changes nothing leaves the VMA and its page tables alone",
 }
 """Where the model of 6.18 still differs from the kernel: findings, which leave this list when they are modelled."""
 
 
-def known(difference, large):
-    """Return which of the known findings a difference is an example of.
-
-    Args:
-        difference: what was found.
-        large: whether there was a large folio in the file before.
-    """
+def known(difference):
+    """Return which of the known findings a difference is an example of."""
     op, field = difference.op, difference.field
-    punches = op.name == "ftruncate" or op.args.get("mode") == "PUNCH_HOLE" or op.args.get("advice") == "MADV_REMOVE"
     page_tables = field in ("pte_present", "vma2_pte_present", "smaps")
     if op.name == "mprotect" and page_tables:
         return "mprotect"
-    if op.name == "madvise" and field in ("ret", "errno"):
+    if op.name == "madvise" and op.args["advice"] == "MADV_DONTNEED" and field == "ret":
         return "madvise"
-    if punches and op.args.get("off") == 0 and op.args["len"] < PAGE and page_tables:
+    if op.args.get("mode") == "PUNCH_HOLE" and op.args["off"] + op.args["len"] < PAGE and page_tables:
         return "punch"
-    if punches and large and field in ("blocks", "core_cache", "data", "core_vma"):
-        return "split"
-    if large and (page_tables or op.name in ("map_read_pages", "map_write_pages", "map2_read_pages", "vmsplice_pin")):
-        return "fault"  # also behind the end of the file, where a large folio reaches
     return None
-
-
-def has_large(file):
-    """Tell whether a large folio is in the file."""
-    return any(folio.order for folio in folios_of(file.file.mapping).values())
-
-
-def had_large(program, steps, kernel):
-    """Tell whether a large folio was in the file at any time in the first steps of a program."""
-    file = ModelFile(kernel)
-    found = False
-    for op in list(program)[:steps]:
-        file.step(op, observe=False)
-        found |= has_large(file)
-    return found
 
 
 def test_random_programs_agree_but_for_known_findings(kernel):
@@ -77,10 +49,7 @@ def test_random_programs_agree_but_for_known_findings(kernel):
         program = random_program(f"20/{at}")
         found = compare(program, kernel)
         if found.verdict == "differs":
-            large = had_large(program, found.difference.step - 1, kernel)
-            assert known(found.difference, large) in KNOWN, (
-                f"program 20/{at}: {found.difference}\n\n{program.as_python()}"
-            )
+            assert known(found.difference) in KNOWN, f"program 20/{at}: {found.difference}\n\n{program.as_python()}"
             differing.append(at)
         else:
             assert found.verdict in ("agrees", "unstable"), found
@@ -97,7 +66,7 @@ class Lockstep(RuleBasedStateMachine):
         self.process = KernelProcess()
         self.model = ModelFile(self.kernel)
         self.steps = []
-        self.pinned = self.second = self.large = False
+        self.pinned = self.second = False
         self.do("memfd", size=size)
         self.do("mmap", len=2 * HUGE)
 
@@ -108,13 +77,11 @@ class Lockstep(RuleBasedStateMachine):
     def do(self, name, **args):
         op = Op(name, args)
         self.steps.append(op)
-        large = self.large
         theirs, ours = self.process.step(op), self.model.step(op)
-        self.large |= has_large(self.model)
         different, _ = first_difference(len(self.steps) - 1, op, theirs, ours)
         if different is None:
             return
-        if known(different, large) in KNOWN or compare(Program(self.steps), self.kernel).verdict == "unstable":
+        if known(different) in KNOWN or compare(Program(self.steps), self.kernel).verdict == "unstable":
             reject()
         else:
             raise AssertionError(f"{different}\n\n{Program(self.steps).as_python()}")
