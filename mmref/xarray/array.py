@@ -11,6 +11,8 @@ Reserved indices do not show.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, compress, islice
+from types import NoneType
 from typing import TypeVar, overload
 
 from mmref.errors import UsageError
@@ -26,6 +28,23 @@ from mmref.xarray.shortcuts import Shortcuts
 __all__ = ["XArray"]
 
 T = TypeVar("T")
+
+
+class _Shows(dict[type, bool]):
+    """Which kinds of entries show in an iteration. At a slot that shows nothing, whoever asks is told to stop.
+
+    Attributes:
+        ended: whether that has happened.
+    """
+
+    __slots__ = ("ended",)
+
+    def __missing__(self, kind: type) -> bool:
+        if kind is NoneType or kind is Internal:
+            self.ended = True
+            raise StopIteration
+        self[kind] = True
+        return True
 
 
 class XArray(Shortcuts[T]):
@@ -155,10 +174,18 @@ class XArray(Shortcuts[T]):
         return self._marked_items(start, stop, mark)
 
     def _items(self, start: int, stop: int) -> Iterator[tuple[int, T]]:
-        """Go through all entries: leaf by leaf, and by the cursor where there is no leaf."""
+        """Go through all entries."""
+        return chain.from_iterable(self._runs(start, stop))
+
+    def _runs(self, start: int, stop: int) -> Iterator[Iterable[tuple[int, T]]]:
+        """Yield the entries run by run; whoever asks for the next run has come to the end of the one before.
+
+        A full leaf is a run that needs no loop here: `compress()` and the others read each slot when its turn comes.
+        """
         if start >= stop:
             return
         mask = self.chunk_mask
+        shows = _Shows()
         xas = XaState(self, start)
         entry = xas.find(stop - 1)
         while entry is not None:
@@ -166,48 +193,69 @@ class XArray(Shortcuts[T]):
             node = xas.node
             if type(node) is not XaNode or node.shift or not self._quick:
                 if not xas.retry(entry):
-                    yield index, entry
-                entry = xas.find(stop - 1)
-                continue
-            # A leaf. Once it is freed it can only turn emptier, and whoever notices walks again from the head.
-            base = index & ~mask
-            if start <= base and base + mask < stop:
-                last = (index, entry)
-                while True:
-                    for pair in enumerate(node.slots, base):
-                        entry = pair[1]
-                        if entry is not None and type(entry) is not Internal:
-                            last = pair
-                            yield pair
-                    if node.array is None:
-                        index = last[0]
+                    yield ((index, entry),)
+            elif node.count <= mask or index & mask:
+                if xas.offset != index & mask:
+                    yield ((index, entry),)  # in the middle of an entry, which shows where the range begins
+                yield self._leaves(xas, node, stop)
+            else:
+                while index + mask < stop:
+                    pairs = enumerate(node.slots, index)
+                    shows.ended = False
+                    yield compress(pairs, map(shows.__getitem__, map(type, node.slots)))
+                    index += mask + 1
+                    if shows.ended:
+                        # At a slot that shows nothing (any more): the rest of the leaf slot by slot.
+                        xas.index = next(pairs, (index,))[0] - 1
+                        yield self._leaves(xas, node, stop)
                         break
-                    # Straight on to the next leaf, if that is a sister of this one.
-                    parent = node.parent
-                    if parent is None or node.offset == mask or base + mask + mask + 1 >= stop:
-                        break
-                    sister = parent.slots[node.offset + 1]
-                    if type(sister) is not XaNode:
+                    sister = self._sister(node)
+                    if sister is None or sister.count <= mask:
+                        self._leave(xas, node, index - 1, stop)
                         break
                     node = sister
-                    base += mask + 1
-            else:
-                if not xas.retry(entry):
-                    yield index, entry
-                for later, entry in enumerate(node.slots, base):
-                    if index < later < stop and entry is not None and type(entry) is not Internal:
-                        index = later
-                        yield later, entry
-            if node.array is None:
-                if index >= stop - 1:
-                    return
-                xas.set(index + 1)
-            else:
-                xas.node = node
-                xas.offset = mask
-                xas.index = base + mask
-            start = index + 1
+                else:
+                    xas.index = index
+                    yield self._leaves(xas, node, stop)
             entry = xas.find(stop - 1)
+
+    def _leaves(self, xas: XaState, node: XaNode, stop: int) -> Iterator[tuple[int, T]]:
+        """Go through a leaf from the cursor on, and through its sisters up to a full one."""
+        mask = self.chunk_mask
+        base = xas.index & ~mask
+        first = xas.index & mask
+        while True:
+            for pair in islice(enumerate(node.slots, base), first, min(stop - base, mask + 1)):
+                entry = pair[1]
+                if entry is not None and type(entry) is not Internal:
+                    yield pair
+                elif node.array is None:
+                    xas.set(pair[0])  # freed meanwhile: there may be another leaf in its place
+                    return
+            base += mask + 1
+            sister = self._sister(node)
+            if sister is None or sister.count > mask or base >= stop:
+                self._leave(xas, node, base - 1, stop)
+                return
+            node = sister
+            first = 0
+
+    def _sister(self, node: XaNode) -> XaNode | None:
+        """Return the node beside this one, if there is one below the same parent."""
+        parent = node.parent
+        if node.array is None or parent is None or node.offset == self.chunk_mask:
+            return None
+        sister = parent.slots[node.offset + 1]
+        return sister if type(sister) is XaNode else None
+
+    def _leave(self, xas: XaState, leaf: XaNode, last: int, stop: int) -> None:
+        """Put the cursor on the last index of a leaf; behind it, by another walk, if the leaf has been freed."""
+        if leaf.array is None and last + 1 < stop:
+            xas.set(last + 1)
+        else:
+            xas.node = leaf
+            xas.offset = self.chunk_mask
+            xas.index = last
 
     def _marked_items(self, start: int, stop: int, mark: int) -> Iterator[tuple[int, T]]:
         """Go through the entries with a mark."""

@@ -236,15 +236,16 @@ class Shortcuts(IdApi[T]):
 
         Kernel: xa_find(), lib/xarray.c. Arguments, errors and context: see `NormalApi.find()`.
         """
-        head = self.xa_head
-        if self._quick and index >= 0 and (max is ULONG_MAX or index <= max <= ULONG_MAX) and type(head) is XaNode:
-            found = None
-            if filter == XA_PRESENT:
-                found = self._seek(head, index)
-            elif 0 <= filter < XA_MAX_MARKS:
-                found = self._seek_marked(head, index, filter)
-            if found is not None:
-                return found if found[0] <= max else None
+        if self._quick and index >= 0 and (max is ULONG_MAX or index <= max <= ULONG_MAX):
+            head = self.xa_head
+            if type(head) is XaNode:
+                found = None
+                if filter == XA_PRESENT:
+                    found = self._seek(head, index)
+                elif 0 <= filter < XA_MAX_MARKS:
+                    found = self._seek_marked(head, index, filter)
+                if found is not None:
+                    return found if max is ULONG_MAX or found[0] <= max else None
         return NormalApi.find(self, index, max, filter)
 
     def find_after(self, index: int, max: int = ULONG_MAX, filter: int = XA_PRESENT) -> tuple[int, T] | None:
@@ -252,31 +253,27 @@ class Shortcuts(IdApi[T]):
 
         Kernel: xa_find_after(), lib/xarray.c. Arguments, errors and context: see `NormalApi.find_after()`.
         """
-        head = self.xa_head
-        if (
-            self._quick
-            and filter == XA_PRESENT
-            and index >= 0
-            and (max is ULONG_MAX or index < max <= ULONG_MAX)
-            and type(head) is XaNode
-        ):
-            after = index + 1
-            try:
-                # Perhaps the very next index holds an entry.
-                entry: Any = head.slots[after >> head.shift]
-                while type(entry) is XaNode:
-                    shift = entry.shift
-                    if not shift:
-                        entry = entry.slots[after & self.chunk_mask]
-                        if entry is not None and type(entry) is not Internal:
-                            return after, entry
-                        break
-                    entry = entry.slots[after >> shift & self.chunk_mask]
-            except IndexError:
-                pass
-            found = self._seek(head, after)
-            if found is not None:
-                return found if found[0] <= max else None
+        if self._quick and filter == XA_PRESENT and index >= 0 and (max is ULONG_MAX or index < max <= ULONG_MAX):
+            head = self.xa_head
+            if type(head) is XaNode:
+                after = index + 1
+                try:
+                    # Perhaps the very next index holds an entry.
+                    entry: Any = head.slots[after >> head.shift]
+                    while type(entry) is XaNode:
+                        shift = entry.shift
+                        if shift:
+                            entry = entry.slots[after >> shift & self.chunk_mask]
+                        else:
+                            entry = entry.slots[after & self.chunk_mask]
+                            if entry is not None and type(entry) is not Internal:
+                                return after, entry
+                            break
+                except IndexError:
+                    pass
+                found = self._seek(head, after)
+                if found is not None:
+                    return found if max is ULONG_MAX or found[0] <= max else None
         return NormalApi.find_after(self, index, max, filter)
 
     def _seek(self, node: XaNode, index: int) -> tuple[int, T] | None:
@@ -320,27 +317,46 @@ class Shortcuts(IdApi[T]):
         """Find the first marked entry at or after an index, from the head down; None if it takes the book to tell."""
         chunk_shift = self.chunk_shift
         mask = self.chunk_mask
-        if index >> node.shift > mask:
+        offset = index >> node.shift
+        if offset > mask:
             return None
-        inside = True  # the slot of `index` may belong to something that began before it
-        while True:
-            shift = node.shift
-            offset = index >> shift & mask
-            bits = node.marks[mark] >> offset
-            if not bits & 1:
-                if inside and type(node.slots[offset]) is Internal:
-                    return None
-                while not bits:
-                    offset = node.offset + 1
-                    if node.parent is None:
-                        return None
-                    node = node.parent
-                    bits = node.marks[mark] >> offset
-                offset += (bits & -bits).bit_length() - 1
-                shift = node.shift
-                index = (index >> shift >> chunk_shift << chunk_shift | offset) << shift
-                inside = False
-            entry: Any = node.slots[offset]
-            if type(entry) is not XaNode:
-                return None if entry is None or type(entry) is Internal or (inside and shift) else (index, entry)
+        # Down to the node above the leaf of the index: its marks tell whether to look into that leaf at all.
+        entry: Any = node.slots[offset]
+        while type(entry) is XaNode and entry.shift:
             node = entry
+            offset = index >> node.shift & mask
+            entry = node.slots[offset]
+        bits = node.marks[mark] >> offset
+        if type(entry) is Internal:
+            return None  # the index may belong to an entry that began before it
+        if bits & 1:
+            if type(entry) is not XaNode:
+                return None if node.shift or entry is None else (index, entry)
+            within = index & mask
+            if type(entry.slots[within]) is Internal:
+                return None
+            inside = entry.marks[mark] >> within
+            if inside:
+                node = entry
+                offset = within
+                bits = inside
+            else:
+                bits -= 1
+
+        # What is marked comes after the index: behind this slot, or up where that is, and down to its first one.
+        while not bits:
+            offset = node.offset + 1
+            if node.parent is None:
+                return None
+            node = node.parent
+            bits = node.marks[mark] >> offset
+        shift = node.shift
+        place = (index >> shift >> chunk_shift << chunk_shift) + offset + (bits & -bits).bit_length() - 1
+        entry = node.slots[place & mask]
+        while type(entry) is XaNode:
+            shift = entry.shift
+            bits = entry.marks[mark]
+            offset = (bits & -bits).bit_length() - 1
+            place = (place << chunk_shift) + offset
+            entry = entry.slots[offset]
+        return None if entry is None or type(entry) is Internal else (place << shift, entry)

@@ -152,6 +152,80 @@ def test_items_while_the_leaf_goes() -> None:
     assert seen == [3, 7, 99]
 
 
+def full(leaves: int) -> XArray[Any]:
+    xa: XArray[Any] = XArray(chunk_shift=2)
+    xa.update((index, f"e{index}") for index in range(4 * leaves))
+    return xa
+
+
+def test_items_of_full_leaves_between_others() -> None:
+    """Full leaves, leaves with holes, the ends of nodes and bounds anywhere: what is found is what is there."""
+    for holes in ([], [0], [5], [3, 4], [6, 21], [15, 16], [31, 32, 33], [0, 63], list(range(8, 28))):
+        xa = full(16)
+        for index in holes:
+            del xa[index]
+        del xa[40]
+        xa.reserve(40)
+        xa[36] = 36  # another kind of entry in a full leaf
+        there = [index for index in range(64) if index not in holes and index != 40]
+        for start in range(66):
+            for stop in (start + 1, start + 4, start + 9, 64, 65, 1000):
+                assert list(xa.keys(start, stop)) == [index for index in there if start <= index < stop]
+
+
+@pytest.mark.parametrize("reserved", range(4))
+def test_items_of_a_full_leaf_that_shows_less(reserved: int) -> None:
+    """A leaf is full by its count; reservations and siblings in it do not show."""
+    xa = full(3)
+    del xa[4 + reserved]
+    xa.reserve(4 + reserved)
+    assert list(xa.keys()) == [index for index in range(12) if index != 4 + reserved]
+    xa[8:12] = "four"
+    xa[8:10] = "two"
+    assert list(xa.items(8)) == [(8, "two")]  # the tail follows it
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_items_while_full_leaves_change(at: int) -> None:
+    """What is erased or stored ahead of the iteration counts, in full leaves and beside them."""
+    for other in range(12):
+        xa = full(3)
+        seen = []
+        for index in xa:
+            seen.append(index)
+            if index == at:
+                del xa[other]
+        assert seen == [index for index in range(12) if index != other or other <= at]
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_items_while_a_full_leaf_goes(at: int) -> None:
+    """The whole leaf is freed, and another one put in its place: each entry is seen once, the new ones ahead too."""
+    for new in range(12):
+        xa = full(3)
+        seen = []
+        for index in xa:
+            seen.append(index)
+            if index == at:
+                first = at & ~3
+                del xa[first : first + 4]
+                xa[new] = "new"
+        expected = set(range(at + 1)) | set(range((at & ~3) + 4, 12)) | ({new} if new > at else set())
+        assert seen == sorted(expected)
+
+
+def test_items_up_to_the_highest_index() -> None:
+    xa: XArray[str] = XArray(chunk_shift=2)
+    there = range(ULONG_MAX - 7, ULONG_MAX + 1)
+    xa.update((index, "x") for index in there)
+    assert list(xa) == list(there)
+    seen = []
+    for index in xa:
+        seen.append(index)
+        del xa[index]
+    assert seen == list(there)
+
+
 def test_items_while_the_array_shrinks_to_its_head() -> None:
     xa: XArray[str] = XArray()
     xa.update({0: "a", 1: "b"})

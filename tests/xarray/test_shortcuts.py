@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from mmref.sync import SpinLock
-from mmref.xarray import ULONG_MAX, XA_FLAGS_ALLOC, TaggedPointer, XArray, XaState
+from mmref.xarray import ULONG_MAX, XA_FLAGS_ALLOC, XA_PRESENT, TaggedPointer, XArray, XaState
 from mmref.xarray.normal import NormalApi
 
 BOOK = ["store", "erase", "store_range", "find", "find_after"]
@@ -185,3 +186,26 @@ def test_store_range_without_memory() -> None:
     xa.store_range(8192, 8703, "new")
     assert xa.load(8703) == "new"
     xa.check()
+
+
+@pytest.mark.parametrize("chunk_shift", [1, 2, 3, 6])
+@pytest.mark.parametrize("seed", range(12))
+def test_searches_find_what_the_book_finds(chunk_shift: int, seed: int) -> None:
+    """From every index, with and without a limit, for entries and for marks, around entries of several indices."""
+    chance = random.Random(seed)
+    size = chance.choice([5, 60, 700])
+    xa: XArray[Any] = XArray(chunk_shift=chunk_shift)
+    for _ in range(chance.choice([1, 6, 60])):
+        index = chance.randrange(size)
+        order = chance.choice([0, 0, 0, 1, 2, 3, 5])
+        first = index >> order << order
+        xa.store_range(first, first + (1 << order) - 1, f"e{index}")
+        if chance.random() < 0.5:
+            xa.set_mark(index, chance.randrange(3))
+    for index in chance.sample(range(size), min(size, 5)):
+        xa.reserve(index)
+    for index in range(size + 2):
+        for limit in (ULONG_MAX, index, index + 1, index + 7, size):
+            for filter in (XA_PRESENT, 0, 1, 2):
+                assert xa.find(index, limit, filter) == NormalApi.find(xa, index, limit, filter)
+            assert xa.find_after(index, limit) == NormalApi.find_after(xa, index, limit)
