@@ -142,7 +142,7 @@ class Machine:
 
     # Files -------------------------------------------------------------------------------------------------
 
-    def shmem_file(self, name: str, size: int = 0, max_pages: int | None = None) -> File:
+    def shmem_file(self, name: str, size: int = 0, max_pages: int | None = None, huge: str = "never") -> File:
         """Create an empty file on tmpfs.
 
         Kernel: memfd_create(), mm/memfd.c.
@@ -151,13 +151,17 @@ class Machine:
             name: any text that is not in use yet.
             size: bytes; all of it is a hole.
             max_pages: size of the filesystem (pages), or None for no limit.
+            huge: its mount option: ``never``, ``always``, ``within_size`` or ``advise``.
         """
         self._check_name(name, size)
+        if huge not in ("never", "always", "within_size", "advise"):
+            raise UsageError(f"huge={huge!r}: give never, always, within_size or advise.")
         parts = self.parts
         inode = parts.inode(
             name, self._mapping(), size, self.order, parts.rwsem("inode_lock"), parts.spinlock("i_lock"),
             parts.spinlock("info->lock"), max_pages,
         )  # fmt: skip
+        inode.huge = huge
         file = self.files[name] = File(self, inode)
         return file
 

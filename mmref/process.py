@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from errno import EACCES, EINVAL, ENOMEM
 
 from mmref.errors import UsageError
@@ -152,21 +152,27 @@ class Process:
         if length == 0:
             return
         length = -(-length // size) * size
-        if advice != "MADV_COLLAPSE" and not self.mm.covered(start, start + length):
-            raise OSError(ENOMEM, f"Not all of {length} bytes from {start:#x} is mapped")
         action(start, length)
+        if not self.mm.covered(start, start + length):  # what is mapped has been dealt with all the same
+            raise OSError(ENOMEM, f"Not all of {length} bytes from {start:#x} is mapped")
 
     def _hugepage(self, start: int, length: int) -> None:
         before = {vma: vma.hugepage for vma in self.mm.vmas}
         covering = self.mm.find_vma(start)
         known = before.get(covering) if covering is not None else None
-        self.mm.set_hugepage(start, start + length, True)
+        self._set_hugepage(start, length, True)
         for vma in self.mm.vmas:
             if vma.vm_start < start + length and start < vma.vm_end:
                 self.khugepaged.enter_vma(vma, before.get(vma, known))
 
     def _nohugepage(self, start: int, length: int) -> None:
-        self.mm.set_hugepage(start, start + length, False)
+        self._set_hugepage(start, length, False)
+
+    def _set_hugepage(self, start: int, length: int, hugepage: bool) -> None:
+        for vma in self.mm.vmas:
+            low, high = max(start, vma.vm_start), min(start + length, vma.vm_end)
+            if low < high:
+                self.mm.set_hugepage(low, high, hugepage)
 
     def _each_vma(self, start: int, length: int) -> list[tuple[Inode, int, int, int]]:
         """Return (inode, first address, end, first page) for each VMA of a range."""
@@ -176,10 +182,17 @@ class Process:
             for vma in self.mm.vmas if vma.vm_start < start + length and start < vma.vm_end
         ]  # fmt: skip
 
-    def _dontneed(self, start: int, length: int) -> None:
+    def _each_unlocked(self, start: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield the part of a range that is in each VMA, up to one that is locked. Kernel: can_madv_lru_vma()."""
         for vma in self.mm.vmas:
             if vma.vm_start < start + length and start < vma.vm_end:
-                self.mm.zap_range(max(start, vma.vm_start), min(start + length, vma.vm_end))
+                if vma.locked:
+                    raise OSError(EINVAL, f"{vma!r} is locked in memory")
+                yield max(start, vma.vm_start), min(start + length, vma.vm_end)
+
+    def _dontneed(self, start: int, length: int) -> None:
+        for low, high in self._each_unlocked(start, length):
+            self.mm.zap_range(low, high)
 
     def _present(self, start: int, length: int) -> list[Folio]:
         """List the small folios that the page tables map in a range; a PMD that reaches over an end is split."""
@@ -201,16 +214,18 @@ class Process:
         return list(found)
 
     def _cold(self, start: int, length: int) -> None:
-        self._present(start, length)
+        for low, high in self._each_unlocked(start, length):
+            self._present(low, high - low)
 
     def _pageout(self, start: int, length: int) -> None:
         """Reclaim what the range maps and nobody else does. Kernel: madvise_pageout(), mm/madvise.c."""
         memory = self.mm.memory
         memory.lru.drain()
-        for folio in self._present(start, length):
-            if folio.mapcount() == 1 and folio.try_get():
-                reclaim_folio(memory, folio)
-                folio.put()
+        for low, high in self._each_unlocked(start, length):
+            for folio in self._present(low, high - low):
+                if folio.mapcount() == 1 and folio.try_get():
+                    reclaim_folio(memory, folio)
+                    folio.put()
 
     def _remove(self, start: int, length: int) -> None:
         """Punch a hole into the file. Kernel: madvise_remove(), mm/madvise.c."""

@@ -9,7 +9,7 @@ pages.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from errno import EFAULT, EINVAL, ENOMEM
 from typing import TYPE_CHECKING
 
@@ -331,10 +331,23 @@ class Mm:
                 self._split(vma, address)
         return [vma for vma in self._vmas if start <= vma.vm_start and vma.vm_end <= end]
 
-    def _change(self, start: int, end: int, change: Callable[[Vma], None]) -> None:
-        """Change all VMAs of a range, and merge what has become alike. Kernel: vma_modify(), mm/vma.c."""
-        for vma in self._isolate(start, end):
-            change(vma)
+    def _change(self, start: int, end: int, **flags: object) -> list[tuple[int, int]]:
+        """Change all VMAs of a range, and merge what has become alike. Kernel: vma_modify(), mm/vma.c.
+
+        A VMA that is that way already is left alone: not even cut at the ends of the range.
+
+        Returns:
+            the parts of the range that have changed, as (start, end).
+        """
+        changed = []
+        for vma in self._overlapping(start, end):
+            if all(getattr(vma, flag) == value for flag, value in flags.items()):
+                continue
+            low, high = max(start, vma.vm_start), min(end, vma.vm_end)
+            for part in self._isolate(low, high):
+                for flag, value in flags.items():
+                    setattr(part, flag, value)
+            changed.append((low, high))
         for vma in self.vmas:
             at = self._vmas.index(vma)
             if at and self._vmas[at - 1].same_kind(vma):
@@ -344,6 +357,7 @@ class Mm:
                 if head.anon_vma is None and vma.anon_vma is not None:
                     head.anon_vma = vma.anon_vma
                     vma.anon_vma.vmas[head] = None
+        return changed
 
     def covered(self, start: int, end: int) -> bool:
         """Tell whether everything between two addresses is mapped."""
@@ -362,9 +376,8 @@ class Mm:
 
     def mprotect(self, start: int, length: int, prot: str) -> None:
         """Change what may be done with a range. Kernel: mprotect_fixup(), mm/mprotect.c."""
-        end = self._change_covered(start, length, lambda vma: setattr(vma, "prot", frozenset(prot) - {"-"}))
-        for vma in self._overlapping(start, end):
-            self._protect(max(start, vma.vm_start), min(end, vma.vm_end))
+        for low, high in self._change_covered(start, length, prot=frozenset(prot) - {"-"}):
+            self._protect(low, high)
 
     def _protect(self, start: int, end: int) -> None:
         """Take write permission out of the page tables. Kernel: change_protection(), mm/mprotect.c.
@@ -391,7 +404,8 @@ class Mm:
         Raises:
             OSError: EINVAL, ENOMEM: not all of it is mapped, or there is no page behind a part.
         """
-        end = self._change_covered(start, length, lambda vma: setattr(vma, "locked", True))
+        self._change_covered(start, length, locked=True)
+        end = self._check_range(start, length)
         for vma in self._overlapping(start, end):
             for address in range(max(start, vma.vm_start), min(end, vma.vm_end), self.memory.page_size):
                 try:
@@ -401,35 +415,40 @@ class Mm:
 
     def munlock(self, start: int, length: int) -> None:
         """Undo `mlock()`. Kernel: sys_munlock(), mm/mlock.c."""
-        self._change_covered(start, length, lambda vma: setattr(vma, "locked", False))
+        self._change_covered(start, length, locked=False)
 
-    def _change_covered(self, start: int, length: int, change: Callable[[Vma], None]) -> int:
+    def _change_covered(self, start: int, length: int, **flags: object) -> list[tuple[int, int]]:
+        """Change a range as `_change()` does, up to the first address that is not mapped.
+
+        Raises:
+            OSError: ENOMEM: there is one; what comes before it has been changed.
+        """
         end = self._check_range(start, length)
         self.mmap_lock.down_write()
         try:
-            if not self.covered(start, end):
-                raise OSError(ENOMEM, f"Not all of {start:#x}-{end:#x} is mapped")
-            self._change(start, end, change)
+            mapped = start
+            while mapped < end and (vma := self.find_vma(mapped)) is not None:
+                mapped = vma.vm_end
+            changed = self._change(start, min(mapped, end), **flags) if mapped > start else []
+            if mapped < end:
+                raise OSError(ENOMEM, f"Nothing is mapped at {mapped:#x}")
         finally:
             self.mmap_lock.up_write()
-        return end
+        return changed
 
     def set_hugepage(self, start: int, end: int, hugepage: bool) -> None:
         """Ask for huge pages, or against them (MADV_HUGEPAGE, MADV_NOHUGEPAGE). Kernel: hugepage_madvise()."""
-        self._change_covered(start, end - start, lambda vma: setattr(vma, "hugepage", hugepage))
+        self._change_covered(start, end - start, hugepage=hugepage)
 
     def uffd_register(self, start: int, length: int, modes: frozenset[str], context: Userfaultfd | None) -> None:
         """Let a userfaultfd watch a range; see `Userfaultfd.register()`."""
         end = self._check_range(start, length)
 
-        def change(vma: Vma) -> None:
-            vma.uffd, vma.uffd_ctx = modes, context
-
         self.mmap_lock.down_write()
         try:
             if not self._overlapping(start, end):
                 raise OSError(EINVAL, f"Nothing is mapped at {start:#x}")
-            self._change(start, end, change)
+            self._change(start, end, uffd=modes, uffd_ctx=context)
         finally:
             self.mmap_lock.up_write()
 

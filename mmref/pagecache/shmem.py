@@ -66,9 +66,10 @@ class ShmemInode(ShmemAccounting):
     Attributes:
         fallocend: index behind the highest page that fallocate() has allocated behind the end of the file.
         i_private: the fallocate() or punch that is under way; changes under `i_lock`.
+        huge: the mount option of that name: ``never``, ``always``, ``within_size`` or ``advise``.
     """
 
-    __slots__ = ("fallocend", "i_private")
+    __slots__ = ("fallocend", "huge", "i_private")
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class ShmemInode(ShmemAccounting):
         max_pages: int | None = None,
     ) -> None:
         self.fallocend = 0
+        self.huge = "never"
         self.i_private: ShmemFalloc | None = None
         super().__init__(name, mapping, size, pmd_order, i_rwsem, i_lock, lock, max_pages)
 
@@ -183,19 +185,34 @@ class ShmemInode(ShmemAccounting):
 
     def _suitable_orders(self, index: int, fault: Fault | None) -> list[int]:
         """List the sizes of large folios that fit around a page, largest first. Kernel: shmem_suitable_orders()."""
-        wanted = self.memory.shmem_orders
-        if fault is None or not wanted:
-            return []
-        vma = fault.vma
+        wanted = self.memory.shmem_orders if fault is not None else frozenset()
+        if self.is_huge(index, fault):
+            wanted |= {self.pmd_order}
         fitting = []
         for order in sorted(wanted, reverse=True):
-            nr = 1 << order
-            start = index & -nr
-            aligned = (vma.vm_start // vma.page_size - vma.vm_pgoff) % nr == 0
-            covered = vma.vm_pgoff <= start and start + nr <= vma.vm_pgoff + vma.nr_pages
-            if aligned and covered and self.i_mapping.i_pages.find(start, start + nr - 1) is None:
+            start, nr = index & -(1 << order), 1 << order
+            if fault is not None:
+                vma = fault.vma
+                aligned = (vma.vm_start // vma.page_size - vma.vm_pgoff) % nr == 0
+                covered = vma.vm_pgoff <= start and start + nr <= vma.vm_pgoff + vma.nr_pages
+                if not aligned or not covered:
+                    continue
+            if self.i_mapping.i_pages.find(start, start + nr - 1) is None:
                 fitting.append(order)
         return fitting
+
+    def is_huge(self, index: int, fault: Fault | None) -> bool:
+        """Tell whether the mount option wants a huge page here. Kernel: shmem_huge_global_enabled(), mm/shmem.c."""
+        if self.huge == "never" or self.pmd_order == 0:
+            return False
+        if fault is not None and fault.vma.thp_disabled():
+            return False
+        if self.huge == "always":
+            return True
+        behind = (index >> self.pmd_order) + 1 << self.pmd_order
+        if self.huge == "within_size" and self.nr_pages >= behind:
+            return True
+        return fault is not None and fault.vma.hugepage is True
 
     def _alloc_and_add(self, index: int, order: int) -> Folio | None:
         pages = 1 << order

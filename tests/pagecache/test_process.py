@@ -6,6 +6,7 @@ import errno
 import pytest
 
 from mmref import Machine
+from mmref.errors import UsageError
 from mmref.khugepaged import ScanResult
 from mmref.pagecache import BusError, HugePmd, PageTable, SegmentationFault
 
@@ -316,3 +317,79 @@ def test_soft_offline_moves_a_page(machine):
     assert [self.read(at + page * PAGE, 1)[0] for page in range(8)] == list(range(1, 9))
     file.madvise_collapse()
     machine.check()
+
+
+@pytest.mark.parametrize(("advice", "code"), [
+    ("MADV_DONTNEED", errno.EINVAL), ("MADV_COLD", errno.EINVAL), ("MADV_PAGEOUT", errno.EINVAL),
+    ("MADV_REMOVE", errno.EINVAL), ("MADV_HUGEPAGE", 0), ("MADV_COLLAPSE", 0),
+])  # fmt: skip
+def test_advice_on_locked_memory(machine, advice, code):
+    file = filled(machine)
+    self = machine.process()
+    at = file.mmap()
+    self.mlock(at, 8 * PAGE)
+    if code:
+        with pytest.raises(OSError) as refused:
+            self.madvise(advice, at, 8 * PAGE)
+        assert refused.value.errno == code
+    else:
+        self.madvise(advice, at, 8 * PAGE)
+    assert self.mincore(at, 8 * PAGE) == [True] * 8
+    machine.check()
+
+
+def test_only_what_can_be_written_can_be_removed(machine):
+    file = filled(machine)
+    self = machine.process()
+    for options in ({"prot": "r"}, {"shared": False}):
+        with pytest.raises(OSError) as refused:
+            self.madvise("MADV_REMOVE", file.mmap(**options), PAGE)
+        assert refused.value.errno == errno.EACCES
+    assert file.mapping.nrpages == 8
+
+
+def test_a_punched_huge_page_falls_into_single_pages_or_not(machine):
+    file = filled(machine)
+    machine.collapse(file, 0)
+    file.punch_hole(2 * PAGE, PAGE)
+    orders = [file.mapping.i_pages.get_order(page) for page in (0, 1, 3, 4)]
+    assert orders == ([1, 1, 0, 2] if machine.kernel == "6.18" else [0, 0, 0, 0])
+    machine.check()
+    self, at = machine.process(), file.mmap()
+    self.read(at, 1)
+    assert [self.read(at + page * PAGE, 1)[0] for page in range(8)] == [1, 2, 0, 4, 5, 6, 7, 8]
+    machine.check()
+    file.madvise_collapse()
+    assert file.mapping.i_pages.get_order(0) == 3
+    machine.check()
+
+
+@pytest.mark.parametrize(("huge", "size", "advised", "order"), [
+    ("never", 16, True, 0), ("always", 3, False, 3), ("within_size", 16, False, 3), ("within_size", 7, False, 0),
+    ("advise", 16, False, 0), ("advise", 16, True, 3),
+])  # fmt: skip
+def test_tmpfs_mounted_with_huge(machine, huge, size, advised, order):
+    file = machine.shmem_file("f", size * PAGE, huge=huge)
+    self, at = machine.process(), file.mmap(16 * PAGE)
+    if advised:
+        self.madvise("MADV_HUGEPAGE", at, 16 * PAGE)
+    self.write(at + 2 * PAGE, b"x")
+    assert file.mapping.i_pages.get_order(2) == order
+    assert (file.st_blocks, self.mm.rss(at, 16 * PAGE)) == ((1, 1) if order == 0 else (8, 8))
+    assert self.mm.pagemap(at, 3 * PAGE)[2] == ("file" if order == 0 else "pmd")
+    machine.check()
+    if huge != "advise":
+        other = machine.shmem_file("g", size * PAGE, huge=huge)
+        other.write(PAGE, b"x")
+        assert other.mapping.i_pages.get_order(1) == order
+        assert other.read(0, PAGE + 2) == bytes(PAGE) + b"x\0"
+        machine.check()
+
+
+def test_a_huge_page_that_does_not_fit_the_filesystem_becomes_small_ones(machine):
+    file = machine.shmem_file("f", 16 * PAGE, max_pages=7, huge="always")
+    file.write(0, b"x")
+    assert (file.mapping.nrpages, file.mapping.i_pages.get_order(0)) == (1, 0)
+    machine.check()
+    with pytest.raises(UsageError, match="give never, always, within_size or advise"):
+        machine.shmem_file("g", huge="sometimes")
