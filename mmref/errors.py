@@ -32,10 +32,18 @@ class UsageError(MmrefError, ValueError):
 
 
 class MmrefInternalError(MmrefError):
-    """A bug in mmref itself: this should never happen, please report it."""
+    """A bug in mmref itself: this should never happen, please report it.
+
+    Attributes:
+        message: what is wrong, without the request to report it.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{message} (this is a bug in mmref: please report it with the schedule string)")
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[MmrefInternalError], tuple[str]]:
+        return type(self), (self.message,)
 
 
 class XArrayError(MmrefError):
@@ -43,11 +51,16 @@ class XArrayError(MmrefError):
 
     Attributes:
         errno: the positive error number, for example ``errno.EBUSY``.
+        message: what failed, without the name of the error.
     """
 
     def __init__(self, errno: int, message: str) -> None:
         super().__init__(f"{message} [{errorcode.get(errno, errno)}]")
         self.errno = errno
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[XArrayError], tuple[object, ...]]:
+        return type(self), (self.errno, self.message)
 
 
 class Finding(MmrefError):

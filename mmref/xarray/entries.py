@@ -102,7 +102,6 @@ class InvalidArgument(UsageError, XArrayError):
 
     def __init__(self, message: str) -> None:
         XArrayError.__init__(self, EINVAL, message)
-        self.message = message
 
     def __reduce__(self) -> tuple[type[InvalidArgument], tuple[str]]:
         return type(self), (self.message,)
