@@ -125,14 +125,13 @@ class RecordedFile(ModelFile):
 
     def _do_tmpfs_file(self, opts: str, size: int) -> None:
         options = dict(option.partition("=")[::2] for option in opts.split(",") if option)
-        if (huge := options.pop("huge", "never")) != "never":
-            raise NotExpressed(f"a tmpfs mounted with huge={huge}, where a write allocates a huge page at once")
+        huge = options.pop("huge", "never")
         pages = int(limit) if (limit := options.pop("nr_blocks", None)) else None
         if (text := options.pop("size", None)) is not None:
             pages = int(text.rstrip("m")) * (1 << 20) // PAGE
         if options:
             raise NotExpressed(f"a tmpfs mounted with {opts}")
-        self._file = self.machine.shmem_file("file", size, max_pages=pages)
+        self._file = self.machine.shmem_file("file", size, pages, huge)
 
     def _do_seal(self, seals: str) -> None:
         self._sealed = frozenset(seals.split("|"))
