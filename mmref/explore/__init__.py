@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmref.explore import explorer as _explorer
 from mmref.explore.cells import Cell, Mutex
-from mmref.explore.errors import NondeterministicProgram, StepLimit
+from mmref.explore.errors import Interrupted, NondeterministicProgram, StepLimit
 from mmref.explore.explorer import explore
 from mmref.explore.program import Execution, Program, Scenario
 from mmref.explore.report import Completed, Progress, Report
@@ -21,11 +21,21 @@ from mmref.explore.schedule import Schedule
 from mmref.explore.trace import Trace, TraceEvent, Verdict
 
 if TYPE_CHECKING:
+    from mmref.explore.resume import Frontier
     from mmref.explore.scenario import CollapseScenario
 
-__all__ = ["Cell", "Completed", "Execution", "Mutex", "NondeterministicProgram", "Program", "Progress", "Report",
+__all__ = ["Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex", "NondeterministicProgram",
+           "Program", "Progress", "Report",
            "Scenario", "Schedule", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",
            "invariants", "replay", "scenarios"]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name == "Frontier":  # only for who saves or loads one
+        from mmref.explore.resume import Frontier
+
+        return Frontier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def scenarios() -> dict[str, CollapseScenario]:

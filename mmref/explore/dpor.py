@@ -32,6 +32,7 @@ from typing_extensions import override
 
 from mmref.errors import MmrefInternalError
 from mmref.explore.errors import NondeterministicProgram
+from mmref.explore.frontier import Accesses, Branch, Reversal, SavedState
 from mmref.explore.locations import (
     CONFLICTS,
     DEC,
@@ -68,6 +69,7 @@ class State:
         enabled: the CPUs that can go on in it.
         sleep: those that need not go on from it: explored already.
         backtrack: those from which it is, or will be, explored; a source set in the end.
+        queue: those of them that have not gone on yet, in the order in which they were found.
         cpu: the one that went on.
         access, more: what it accessed.
         before: hb of that CPU's previous event.
@@ -76,13 +78,14 @@ class State:
         undo_more: the same for further locations.
     """
 
-    __slots__ = ("backtrack", "before", "cpu", "enabled", "hb", "location", "mode", "more", "sleep", "undo",
-                 "undo_more")  # fmt: skip
+    __slots__ = ("backtrack", "before", "cpu", "enabled", "hb", "location", "mode", "more", "queue",
+                 "sleep", "undo", "undo_more")  # fmt: skip
 
     def __init__(self, enabled: int, sleep: int, cpu: int) -> None:
         self.enabled = enabled
         self.sleep = sleep
         self.backtrack = 1 << cpu
+        self.queue: tuple[int, ...] = ()
         self.cpu = cpu
         self.location = -1  # no event yet
         self.mode: Mode = READ
@@ -127,12 +130,21 @@ class Dpor:
 
     Attributes:
         states: the execution under way.
+        name: of the engine.
         replayed: its events that the last execution had as well.
+        root: the search is confined to what begins with the first `root` events.
+        above: the races whose reversal begins above the root, for whoever searches there (`frontier.py`).
     """
+
+    name = "dpor"
 
     def __init__(self) -> None:
         self.states: list[State] = []
         self.replayed = 0
+        self.root = 0
+        self.above: dict[Reversal, None] = {}
+        self._begun = 0  # the length of E that was given, when the execution under way was begun
+        self._known = 0  # races between the first so many events have been reversed already
         self._depth = 0
         self._sleep = 0  # the sleep set of the next new state
         self._records: dict[int, _Record] = {}
@@ -177,6 +189,8 @@ class Dpor:
             if location != state.location or mode != state.mode:
                 raise self._diverged(depth, cpu, mode)
             return
+        if depth < self._known and state.location >= 0 and (location != state.location or mode != state.mode):
+            raise self._diverged(depth, cpu, mode)
         number = cpu.id
         bit = 1 << depth
         before = self._last_hb.get(number, 0)
@@ -231,6 +245,51 @@ class Dpor:
             hb: what happens before the second one.
             end: its position; the length of E if it was never performed.
         """
+        raise NotImplementedError
+
+    # Parts of a search
+
+    def restore(self, states: list[SavedState], root: int) -> None:
+        """Prepare to go on where another engine has stopped.
+
+        Args:
+            states: the whole stack; the last state's branch has not been begun.
+            root: see the class.
+        """
+        self.states = [self._restored(SavedState.of(state.data())) for state in states]  # others read them
+        self.root = root
+        self._begun = len(states)
+        self._known = len(states) - 1
+
+    def saved(self) -> list[SavedState]:
+        """Return the stack from the root on, as it was before the execution under way, if there is one."""
+        states = self.states[: self._begun]
+        last = len(states) - 1
+        return [self._saved(state, depth == last) for depth, state in enumerate(states) if depth >= self.root]
+
+    @property
+    def first_accesses(self) -> Accesses:
+        """The operation with which what is searched begins."""
+        state = self.states[self.root - 1] if 0 < self.root <= len(self.states) else None
+        return () if state is None or state.location < 0 else ((state.location, state.mode), *state.more)
+
+    def _restored(self, saved: SavedState) -> State:
+        state = State(saved.enabled, saved.sleep, saved.wut[0].cpu)
+        state.backtrack = saved.backtrack
+        state.queue = tuple([branch.cpu for branch in saved.wut[1:]])
+        state.location = saved.location
+        state.mode = saved.mode
+        return state
+
+    def _saved(self, state: State, last: bool) -> SavedState:
+        wut = [Branch(state.cpu, () if last else ((state.location, state.mode), *state.more))]
+        wut.extend([Branch(cpu) for cpu in state.queue])
+        location = -1 if last else state.location
+        return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, 0, {}, wut)
+
+    @staticmethod
+    def merge(state: SavedState, reversal: Reversal) -> int:
+        """Reverse a race that a part of the search has found; tell which branch is new or extended, -1 if none."""
         raise NotImplementedError
 
     def _acquired(self, cpu: ExploredCpu, before: int, found: int, record: _Record) -> int:
@@ -376,6 +435,19 @@ class Dpor:
             self._records[state.location] = state.undo
         state.location = -1
 
+    def finish(self, run: Run) -> bool:
+        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
+        raise NotImplementedError
+
+    def _planned(self) -> bool:
+        """Take note that the next execution is planned; tell whether there is one."""
+        self._begun = len(self.states)
+        self.replayed = self._begun - 1
+        self._known = 0
+        self._depth = 0
+        self._sleep = 0
+        return self._begun > self.root
+
     def done(self) -> float:
         """Return the part of the search that is done, if every branch of a state is as large as the others."""
         done = 0.0
@@ -388,7 +460,7 @@ class Dpor:
 
     def _waiting_branches(self, state: State) -> int:
         """Return how many branches of a state have not been begun."""
-        return (state.backtrack & ~state.sleep & ~(1 << state.cpu)).bit_count()
+        return len(state.queue)
 
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
@@ -436,13 +508,15 @@ class SourceDpor(Dpor):
 
     @override
     def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
+        if end < self._known:
+            return
         states = self.states
         source = states[event]
         covered = source.backtrack | source.sleep
         if not source.enabled & ~covered:
             return
         sequence = 0  # v = notdep(event) followed by the operation of `cpu`
-        choice = 0
+        choice = initials = 0
         for position in range(event + 1, end):
             state = states[position]
             if state.hb >> event & 1:
@@ -452,29 +526,43 @@ class SourceDpor(Dpor):
                 if initial & covered:
                     return
                 choice = choice or initial
+                initials |= initial
             sequence |= 1 << position
         if not hb & sequence:
             if cpu.bit & covered or not cpu.bit & source.enabled:
                 return  # it goes first already, or would have to wait and nothing in v ends that
             choice = cpu.bit
+            initials |= choice
         if not choice & source.enabled:
             raise MmrefInternalError(f"CPU set {choice:b} is to go first at step {event}, where it cannot")
+        if event < self.root:
+            self.above[event, initials, choice] = None
+            return
         source.backtrack |= choice
+        source.queue += (choice.bit_length() - 1,)
 
+    @override
+    @staticmethod
+    def merge(state: SavedState, reversal: Reversal) -> int:
+        _, initials, choice = reversal
+        if initials & (state.backtrack | state.sleep):
+            return -1
+        state.backtrack |= choice
+        state.wut.append(Branch(choice.bit_length() - 1))
+        return len(state.wut) - 1
+
+    @override
     def finish(self, run: Run) -> bool:
-        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
         states = self.states
         self._check_length(run)
-        while states:
+        root = self.root
+        while len(states) > root:
             state = states[-1]
             state.sleep |= 1 << state.cpu
             self._undo(state)
-            rest = state.backtrack & ~state.sleep
-            if rest:
-                state.cpu = (rest & -rest).bit_length() - 1
+            if state.queue:
+                state.cpu, *rest = state.queue
+                state.queue = tuple(rest)
                 break
             states.pop()
-        self.replayed = len(states) - 1
-        self._depth = 0
-        self._sleep = 0
-        return bool(states)
+        return self._planned()

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mmref.errors import Finding, UsageError
 
-__all__ = ["NondeterministicProgram", "StepLimit"]
+if TYPE_CHECKING:
+    from mmref.explore.report import Report
+
+__all__ = ["Interrupted", "NondeterministicProgram", "StepLimit"]
 
 
 class StepLimit(Finding):
@@ -34,3 +39,15 @@ class StepLimit(Finding):
 
 class NondeterministicProgram(UsageError):
     """The same schedule led to different operations: something besides the schedule has a say."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during an exploration. What has been explored is not lost.
+
+    Attributes:
+        report: what was found so far; its `frontier` says how to go on.
+    """
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.verdict)
+        self.report = report

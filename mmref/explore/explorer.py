@@ -4,43 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
-from mmref.errors import UsageError
-from mmref.explore.dpor import SourceDpor
-from mmref.explore.errors import NondeterministicProgram, StepLimit
-from mmref.explore.locations import THREAD
+from mmref.errors import MmrefInternalError, UsageError
+from mmref.explore.errors import Interrupted, NondeterministicProgram, StepLimit
+from mmref.explore.frontier import Outcome, Tree, Unit
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
 from mmref.explore.report import Completed, Progress, Report
 from mmref.explore.schedule import FollowSchedule, FollowToTheEnd, Schedule
-from mmref.explore.scheduler import BLOCKED, FAILED, Chooser, Event, Recorder, Run
+from mmref.explore.scheduler import FAILED, Event, Recorder, Run
 from mmref.explore.trace import Trace, Verdict
+from mmref.explore.work import DPOR, Engine, Interrupt, Job, dpor, forget_last_execution, piece_of, take_back, work
+
+if TYPE_CHECKING:
+    from mmref.explore.resume import Frontier
 
 __all__ = ["DEFAULT_MAX_STEPS", "ENGINES", "Engine", "Resolver", "explore", "replay"]
 
 DEFAULT_MAX_STEPS = 20_000
 _AFTERMATH_STEPS = 2_000
-
-
-class Engine(Chooser, Protocol):
-    """A search algorithm: chooses within one execution, and plans the next."""
-
-    name: str
-    replayed: int
-
-    def finish(self, run: Run) -> bool:
-        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
-
-    def pending(self) -> int:
-        """Return the number of branches that are known and not yet explored."""
-
-    def done(self) -> float:
-        """Return the part of the search that is done, between 0 and 1, as far as can be told; 0 if it cannot."""
-
-    def left_out(self) -> str:
-        """Say by what the search was limited, if it has come to its end; "" if by nothing."""
 
 
 ENGINES: dict[str, str] = {
@@ -73,12 +58,8 @@ def _make_engine(name: str | None, bound: int | None, seed: int | None) -> Engin
     if seed is not None and name not in {"random", "pct"}:
         raise UsageError(f"seed={seed!r} means nothing to engine {name!r}: use engine='random' or 'pct'")
     match name:
-        case "source":
-            return SourceDpor()
-        case "optimal":
-            from mmref.explore.optimal import OptimalDpor
-
-            return OptimalDpor()
+        case "source" | "optimal":
+            return dpor(name)
         case "states":
             from mmref.explore.states import StateSearch
 
@@ -115,8 +96,10 @@ def explore(
     max_executions: int | None = None,
     progress: Callable[[Progress], object] | None = None,
     *,
+    max_seconds: float | None = None,
+    resume: Frontier | str | Path | None = None,
     engine: str | None = None,
-    on_execution: Callable[[Completed], object] | None = None,
+    on_execution: Tell | None = None,
     stop_at_first: bool = True,
     max_steps: int = DEFAULT_MAX_STEPS,
     shrink_counterexample: bool = True,
@@ -130,10 +113,15 @@ def explore(
             looked for (3 if left out).
         memory: the memory model; "sc" (sequential consistency) is the only one yet.
         seed: for the engines "random" and "pct".
-        executor: not available yet.
+        executor: a `concurrent.futures.Executor` whose workers share the search, for the engines "source" and
+            "optimal". The report is the same as without. What is sent to another process must be picklable: a
+            function at the top level of a module, or a scenario.
         max_executions: give up after so many executions, blocked ones included; random engines, which never
             come to an end, make 1,000 if it is left out.
         progress: called a few times per second.
+        max_seconds: give up after so many seconds.
+        resume: the `frontier` of an earlier report, or the file that it was saved to: go on there. The new report
+            is about both together, and so is `max_executions`.
         engine: the algorithm, one of `ENGINES`; "source" if left out, unless a `bound` or `seed` is given.
         on_execution: called after each complete execution.
         stop_at_first: end with the first finding; otherwise explore everything and keep the first.
@@ -142,6 +130,7 @@ def explore(
 
     Raises:
         UsageError: an argument cannot be used, or the program is not deterministic.
+        Interrupted: Ctrl-C; its `report` says what was found so far, and has the frontier.
 
     >>> from mmref.explore import Cell
     >>> def program():
@@ -150,22 +139,41 @@ def explore(
     >>> explore(program).executions
     4
     """
-    if executor is not None:
-        raise UsageError(f"executor={executor!r} is not available yet: leave executor out")
     if memory != "sc":
         raise UsageError(f"memory={memory!r} is not available: only 'sc' (sequential consistency) is")
     for name, value in (("max_executions", max_executions), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} must be at least 1")
+    if max_seconds is not None and not max_seconds > 0:
+        raise UsageError(f"max_seconds={max_seconds} must be more than 0")
+    name, spec = describe(program, strategy)
+    tree: Tree | None = None
+    if resume is not None:
+        from mmref.explore.resume import Frontier
+
+        frontier = resume if isinstance(resume, Frontier) else Frontier.load(resume)
+        frontier.check(name, spec, engine, stop_at_first, memory)
+        engine = frontier.engine
+        tree = frontier.search()
     chosen = _make_engine(engine, bound, seed)
+    if tree is None and chosen.name in DPOR:
+        tree = Tree.whole(dpor(chosen.name).merge)
+    if tree is None and executor is not None:
+        raise UsageError(
+            f"engine {chosen.name!r} cannot share its work out: leave executor out, or use engine='source'"
+        )
     if max_executions is None and chosen.name in {"random", "pct"}:
         max_executions = DEFAULT_SAMPLES
-    search = _Search(builder(program, strategy), chosen, max_steps, stop_at_first)
+    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None)
+    search = _Search(job, chosen, tree, Limits(max_executions, max_seconds, progress))
     try:
-        return search.report(*describe(program, strategy), max_executions, progress, on_execution,
-                             shrink_counterexample)  # fmt: skip
+        outcome = search.run(executor, on_execution)
+        report = search.report(outcome, name, spec, memory, shrink_counterexample=shrink_counterexample)
     finally:
-        _forget_last_execution()
+        forget_last_execution()
+    if search.interrupted:
+        raise Interrupted(report)
+    return report
 
 
 def replay(
@@ -198,7 +206,7 @@ def replay(
     try:
         trace = record(builder(program, strategy), schedule.choices, name, spec, max_steps)
     finally:
-        _forget_last_execution()
+        forget_last_execution()
     if expected is not None:
         _compare(expected, trace)
     return trace
@@ -229,93 +237,174 @@ def _aftermath(build: Callable[[], Execution], run: Run, choices: tuple[int, ...
     return recorder.events[len(choices) :]
 
 
+Tell: TypeAlias = Callable[[Completed], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to leave a search: after so many executions, so many seconds. And whom to tell about it until then."""
+
+    executions: int | None
+    seconds: float | None
+    progress: Callable[[Progress], object] | None
+
+
 class _Search:
     """One exploration: the executions, and the account of them."""
 
-    def __init__(self, build: Callable[[], Execution], engine: Engine, max_steps: int, stop_at_first: bool) -> None:
-        self.build = build
+    def __init__(self, job: Job, engine: Engine, tree: Tree | None, limits: Limits) -> None:
+        self.job = job
+        self.build = builder(job.program, job.strategy)
         self.engine = engine
-        self.max_steps = max_steps
-        self.stop_at_first = stop_at_first
-        self.executions = 0
-        self.blocked = 0
-        self.findings = 0
-        self.steps = 0
-        self.found_in: int | None = None
-        self.first: tuple[tuple[int, ...], Verdict] | None = None
+        self.tree = tree
+        self.limits = limits
+        self.reason = ""
+        self.interrupted = False
+        self.now: Outcome = Outcome()  # of the unit under way
+        self.before = Outcome() if tree is None else tree.known()  # of all that had been explored before it
+        self.started = self.last_progress = monotonic()
 
-    def report(
-        self,
-        name: str,
-        spec: str,
-        max_executions: int | None,
-        progress: Callable[[Progress], object] | None,
-        on_execution: Callable[[Completed], object] | None,
-        shrink_counterexample: bool,
-    ) -> Report:
-        """Run the exploration and account for it."""
-        start = monotonic()
-        last_progress = start
-        reason = ""
-        engine = self.engine
-        while True:
-            run = Run(
-                engine, max_steps=self.max_steps, stop_at_finding=self.stop_at_first,
-                checked_steps=engine.replayed if self.stop_at_first else 0,
-            )  # fmt: skip
-            run.go(self.build)
-            self._account(run, on_execution)
-            if run.finding is not None and (self.stop_at_first or isinstance(run.finding, StepLimit)):
-                reason = "stopped at the first finding"
-                break
-            if not engine.finish(run):
-                reason = engine.left_out()
-                break
-            if max_executions is not None and self.executions + self.blocked >= max_executions:
-                reason = engine.left_out() or f"stopped by max_executions={max_executions}"
-                break
-            if progress is not None and monotonic() - last_progress > 0.2:
-                last_progress = monotonic()
-                progress(self._progress(last_progress - start))
-        trace = None
-        if self.first is not None:
-            choices, verdict = self.first
-            if shrink_counterexample and verdict.kind != "step-limit":
-                from mmref.explore.shrink import shrink
+    def run(self, executor: object | None, on_execution: Tell | None) -> Outcome:
+        """Explore; return what is known in the end."""
+        with Interrupt() as interrupt:
 
-                choices = shrink(self.build, choices, verdict, self.max_steps)
-            trace = record(self.build, choices, name, spec, self.max_steps)
-        return Report(
-            program=name, engine=engine.name, executions=self.executions, blocked=self.blocked,
-            exhaustive=not reason, reason=reason, counterexample=trace, found_in=self.found_in,
-            findings=self.findings, steps=self.steps, seconds=monotonic() - start,
+            def enough() -> bool:
+                return self._enough(interrupt)
+
+            try:
+                if self.tree is None:
+                    if not self._work(enough, on_execution) and not self.reason:
+                        raise MmrefInternalError("the search was left without a reason")
+                    self.reason = self.reason or self.engine.left_out()
+                elif executor is None:
+                    self._alone(self.tree, enough, on_execution)
+                else:
+                    self._together(self.tree, executor, enough, on_execution)
+            except KeyboardInterrupt:
+                self.reason = "interrupted by Ctrl-C"
+                self.interrupted = True
+        outcome = self._known()
+        if outcome.stopped:
+            self.reason = "stopped at the first finding"
+        return outcome
+
+    def _known(self) -> Outcome:
+        if self.tree is None:
+            return self.now
+        if self.tree.outcome.stopped:
+            return self.tree.outcome
+        return self.tree.known()
+
+    def _work(self, enough: Callable[[], bool], tell: Tell | None) -> bool:
+        job = self.job
+        return work(
+            self.build, self.engine, self.now, stop_at_first=job.stop_at_first, max_steps=job.max_steps,
+            enough=enough, tell=tell,
         )  # fmt: skip
 
+    def _alone(self, tree: Tree, enough: Callable[[], bool], tell: Tell | None) -> None:
+        """Explore one unit after the other, here."""
+        while not tree.outcome.stopped and not self.reason:
+            unit = next((one for one in tree.units() if not one.done), None)
+            if unit is None or (self.before.runs and enough()):
+                return
+            engine = self.engine = dpor(self.job.engine)
+            engine.restore(unit.way() + unit.states, unit.root)
+            self.before = tree.known()
+            self.now = Outcome()
+            done = False
+            try:
+                done = self._work(enough, self._numbered(tell, self.before.executions))
+            finally:
+                # Also when the program has raised something: the branch that was under way is not lost.
+                take_back(tree, unit, piece_of(engine, self.now, done))
+                self.before = tree.known()
+                self.now = Outcome()
+
+    def _together(self, tree: Tree, executor: object, enough: Callable[[], bool], tell: Tell | None) -> None:
+        """Have the workers of an executor explore."""
+        from mmref.explore.crew import Crew
+
+        crew = Crew(executor, self.job, tree, self.limits.executions)
+        told = tree.known().executions
+
+        def settled() -> None:
+            nonlocal told
+            self.before = tree.known()
+            if tell is not None:
+                for done in tree.take_completed(everything=bool(self.reason or crew.lost)):
+                    told += 1
+                    tell(replace(done, number=told))
+
+        crew.explore(enough, settled)
+        if tree.top is not None and not tree.outcome.stopped:
+            self.reason = self.reason or crew.lost
+            self._limited(tree.known().runs)
+        settled()
+
+    @staticmethod
+    def _numbered(tell: Tell | None, before: int) -> Tell | None:
+        if tell is None or not before:
+            return tell
+        return lambda done: tell(replace(done, number=before + done.number))
+
+    def _enough(self, interrupt: Interrupt) -> bool:
+        """Tell whether to leave the search here, and keep the reason; show progress now and then."""
+        limits = self.limits
+        if interrupt.pressed:
+            raise KeyboardInterrupt
+        if self._limited(self.before.runs + self.now.runs):
+            return True
+        if limits.seconds is None and limits.progress is None:
+            return False
+        now = monotonic()
+        if limits.seconds is not None and now - self.started >= limits.seconds:
+            self.reason = self.engine.left_out() or f"stopped by max_seconds={limits.seconds}"
+            return True
+        if limits.progress is not None and now - self.last_progress > 0.2:
+            self.last_progress = now
+            limits.progress(self._progress(now - self.started))
+        return False
+
+    def _limited(self, runs: int) -> bool:
+        most = self.limits.executions
+        if most is None or runs < most:
+            return False
+        self.reason = self.reason or self.engine.left_out() or f"stopped by max_executions={most}"
+        return True
+
     def _progress(self, seconds: float) -> Progress:
-        done = self.engine.done()
-        estimated = round((self.executions + self.blocked) / done) if done else None
-        return Progress(self.executions, self.blocked, self.engine.pending(), estimated, seconds)
+        engine, tree = self.engine, self.tree
+        executions = self.before.executions + self.now.executions
+        blocked = self.before.blocked + self.now.blocked
+        if tree is None or isinstance(tree.top, Unit):
+            pending, done = engine.pending(), engine.done()
+        else:
+            pending, done = tree.pending(), tree.done()
+        estimated = round((executions + blocked) / done) if done else None
+        return Progress(executions, blocked, pending, estimated, seconds)
 
-    def _account(self, run: Run, on_execution: Callable[[Completed], object] | None) -> None:
-        self.steps += run.steps
-        if run.end == BLOCKED and run.finding is None:
-            self.blocked += 1
-            return
-        self.executions += 1
-        if run.finding is not None:
-            self.findings += 1
-            if self.first is None:
-                self.found_in = self.executions
-                self.first = run.schedule(), Verdict.of(run)
-        if on_execution is not None:
-            results = [cpu.result for cpu in run.cpus]
-            on_execution(Completed(self.executions, run.schedule(), Verdict.of(run), results))
+    def report(self, outcome: Outcome, name: str, spec: str, memory: str, *, shrink_counterexample: bool) -> Report:
+        """Account for an exploration that is over."""
+        job = self.job
+        trace = None
+        if outcome.first is not None:
+            choices, verdict = outcome.first
+            if shrink_counterexample and verdict.kind != "step-limit" and not self.interrupted:
+                from mmref.explore.shrink import shrink
 
+                choices = shrink(self.build, choices, verdict, job.max_steps)
+            trace = record(self.build, choices, name, spec, job.max_steps)
+        frontier = None
+        if self.tree is not None and self.tree.top is not None and not outcome.stopped:
+            from mmref.explore.resume import Frontier
 
-def _forget_last_execution() -> None:
-    """Let the objects of the last execution go: the pooled CPUs refer to them."""
-    for worker in THREAD.pool or ():
-        worker.cpu.forget()
+            frontier = Frontier(name, spec, job.engine, job.stop_at_first, memory, self.tree.data())
+        return Report(
+            program=name, engine=self.engine.name, executions=outcome.executions, blocked=outcome.blocked,
+            exhaustive=not self.reason, reason=self.reason, counterexample=trace, found_in=outcome.found_in,
+            findings=outcome.findings, steps=outcome.steps, seconds=monotonic() - self.started, frontier=frontier,
+        )  # fmt: skip
 
 
 def _what_to_replay(what: Trace | Schedule | str | Path) -> tuple[Schedule, Trace | None]:

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 from typing_extensions import override
 
-from mmref.explore.dpor import Access, Dpor, State
+from mmref.explore.dpor import Dpor, State
 from mmref.explore.errors import NondeterministicProgram
+from mmref.explore.frontier import Accesses, Branch, Reversal, SavedState
 from mmref.explore.locations import CONFLICTS, Mode
 from mmref.explore.scheduler import ExploredCpu, Run
 
 __all__ = ["OptimalDpor"]
-
-Accesses = tuple[Access, ...]
 
 
 class Item:
@@ -96,17 +95,6 @@ class Sequence:
         self._touched = None
 
 
-class Node:
-    """A node of a wakeup tree: who goes on, with which operation, and what may follow."""
-
-    __slots__ = ("accesses", "children", "cpu")
-
-    def __init__(self, cpu: int, accesses: Accesses) -> None:
-        self.cpu = cpu
-        self.accesses = accesses
-        self.children: list[Node] = []
-
-
 class _Race:
     __slots__ = ("accesses", "cpu", "end", "event", "hb")
 
@@ -130,7 +118,7 @@ class WakeupState(State):
 
     __slots__ = ("item", "sleepers", "stale", "wut")
 
-    def __init__(self, enabled: int, sleep: int, cpu: int, wut: list[Node], sleepers: dict[int, Accesses]) -> None:
+    def __init__(self, enabled: int, sleep: int, cpu: int, wut: list[Branch], sleepers: dict[int, Accesses]) -> None:
         super().__init__(enabled, sleep, cpu)
         self.wut = wut
         self.sleepers = sleepers
@@ -147,7 +135,7 @@ class OptimalDpor(Dpor):
         super().__init__()
         self._races: list[_Race] = []
         self._stale = 0
-        self._subtree: list[Node] = []  # what the last event's node says about the next state
+        self._subtree: list[Branch] = []  # what the last event's node says about the next state
 
     @override
     def _new_state(self, enabled: int, cpu: int) -> int:
@@ -162,7 +150,7 @@ class OptimalDpor(Dpor):
             cpu = wut[0].cpu
         else:
             stale = sleep
-            wut = [Node(cpu, ())]
+            wut = [Branch(cpu, ())]
         sleepers: dict[int, Accesses] = {}
         if sleep:
             for other in self._run.cpus:
@@ -198,6 +186,8 @@ class OptimalDpor(Dpor):
 
     @override
     def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
+        if end < self._known:
+            return
         # Before `event`, a conditional operation may have the effect that it does not have now.
         accesses = ((cpu.location.id, cpu.mode), *((location.id, mode) for location, mode in cpu.more or ()))
         self._races.append(_Race(event, cpu.id, accesses, hb, end))
@@ -221,36 +211,52 @@ class OptimalDpor(Dpor):
                 return
             if not state.stale >> sleeper & 1 and sequence.independent(sleeper, accesses):
                 return
-        self._insert(state.wut, sequence)
+        if event < self.root:
+            self.above[event, *_relative(items)] = None
+        else:
+            _insert(state.wut, sequence)
 
+    @override
     @staticmethod
-    def _insert(branches: list[Node], sequence: Sequence) -> None:
-        """Add a sequence to a wakeup tree, unless a leaf is compatible with it."""
-        while True:
-            for node in branches:
-                if sequence.initial(node.cpu):
-                    sequence.take(node.cpu)
-                elif not sequence.independent(node.cpu, node.accesses):
-                    continue
-                if not node.children or not sequence:
-                    return
-                branches = node.children
-                break
-            else:
-                for item in sequence.remaining():
-                    node = Node(item.cpu, item.accesses)
-                    branches.append(node)
-                    branches = node.children
-                return
+    def merge(state: SavedState, reversal: Reversal) -> int:
+        _, *items = reversal
+        sequence = Sequence([Item(cpu, accesses, 1 << place, hb) for place, (cpu, accesses, hb) in enumerate(items)])
+        for sleeper, accesses in state.sleepers.items():
+            if sequence.initial(sleeper):
+                return -1
+            if not state.stale >> sleeper & 1 and sequence.independent(sleeper, accesses):
+                return -1
+        return _insert(state.wut, sequence)
 
+    @override
+    def _restored(self, saved: SavedState) -> State:
+        # The first branch of a state that has been left is not extended any more; its tree is in the states below.
+        state = WakeupState(saved.enabled, saved.sleep, saved.wut[0].cpu, saved.wut, saved.sleepers)
+        state.backtrack = saved.backtrack
+        state.location = saved.location
+        state.mode = saved.mode
+        state.stale = saved.stale
+        return state
+
+    @override
+    def _saved(self, state: State, last: bool) -> SavedState:
+        assert isinstance(state, WakeupState)
+        first = state.wut[0]
+        if not last:
+            first = Branch(state.cpu, state.item.accesses)
+        location = -1 if last else state.location
+        return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, state.stale,
+                          state.sleepers, [first, *state.wut[1:]])  # fmt: skip
+
+    @override
     def finish(self, run: Run) -> bool:
-        """Take note of the end of an execution, and prepare the next; tell whether there is one."""
         self._check_length(run)
         for race in self._races:
             self._reverse_now(race)
         self._races.clear()
         states = self.states
-        while states:
+        root = self.root
+        while len(states) > root:
             state = states[-1]
             assert isinstance(state, WakeupState)
             state.sleep |= 1 << state.cpu
@@ -265,13 +271,51 @@ class OptimalDpor(Dpor):
                 state.backtrack |= 1 << state.cpu
                 break
             states.pop()
-        self.replayed = len(states) - 1
-        self._depth = 0
-        self._sleep = 0
         self._subtree = []
-        return bool(states)
+        return self._planned()
 
     @override
     def _waiting_branches(self, state: State) -> int:
         assert isinstance(state, WakeupState)
         return len(state.wut) - 1
+
+
+def _insert(branches: list[Branch], sequence: Sequence) -> int:
+    """Add a sequence to a wakeup tree, unless a leaf is compatible with it; tell to which branch, -1 if to none."""
+    top = -1
+    while True:
+        for place, node in enumerate(branches):
+            if sequence.initial(node.cpu):
+                sequence.take(node.cpu)
+            elif not sequence.independent(node.cpu, node.accesses):
+                continue
+            if not node.children or not sequence:
+                return -1
+            branches = node.children
+            top = place if top < 0 else top
+            break
+        else:
+            top = len(branches) if top < 0 else top
+            for item in sequence.remaining():
+                node = Branch(item.cpu, item.accesses)
+                branches.append(node)
+                branches = node.children
+            return top
+
+
+def _relative(items: list[Item]) -> list[tuple[int, Accesses, int]]:
+    """Return a sequence in a form in which equal ones are equal: what happens before an item, by places in it."""
+    places = {item.bit: place for place, item in enumerate(items)}
+    known = 0
+    for bit in places:
+        known |= bit
+    relative = []
+    for item in items:
+        before = item.hb & known
+        hb = 0
+        while before:
+            bit = before & -before
+            hb |= 1 << places[bit]
+            before ^= bit
+        relative.append((item.cpu, item.accesses, hb))
+    return relative

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mmref.explore.trace import Trace, Verdict
+
+if TYPE_CHECKING:
+    from mmref.explore.resume import Frontier
 
 __all__ = ["Completed", "Progress", "Report"]
 
@@ -26,7 +30,9 @@ class Report:
         found_in: the number of the execution that found it, from 1.
         findings: the number of executions with a finding.
         steps: accesses performed, repeated prefixes included.
-        seconds: how long it took.
+        seconds: how long it took, since the last `resume`.
+        frontier: what is left to explore, for `explore(resume=...)`; None if nothing is, if a finding ended the
+            search, or if the engine cannot be resumed.
     """
 
     program: str
@@ -40,6 +46,7 @@ class Report:
     findings: int
     steps: int
     seconds: float
+    frontier: Frontier | None = field(default=None, repr=False)
 
     @property
     def holds(self) -> bool:

@@ -17,7 +17,8 @@ from .programs import lastzero, readers
     ("arguments", "match"),
     [
         ({"memory": "tso"}, "memory='tso' is not available: only 'sc'"),
-        ({"executor": object()}, "is not available yet"),
+        ({"executor": object()}, "executor=<object .* cannot be used: give a concurrent.futures.Executor"),
+        ({"max_seconds": 0}, "max_seconds=0 must be more than 0"),
         ({"engine": "sorce"}, "did you mean 'source'"),
         ({"bound": 2, "engine": "optimal"}, "bound=2 means nothing to engine 'optimal'"),
         ({"seed": 2, "engine": "source"}, "seed=2 means nothing to engine 'source'"),
