@@ -505,6 +505,8 @@ class ShmemInode(ShmemAccounting):
             self._set_private(ShmemFalloc(first, behind, punching=True))
             if first < behind:
                 unmap_mapping_range(self.i_mapping, first, behind - first, even_cows=False)
+            elif behind == 0:  # its last byte is -1, which is large when it is compared: all from `first` on
+                unmap_mapping_range(self.i_mapping, first, None, even_cows=False)
             self.undo_range(offset, offset + length - 1)
             self._set_private(None)
         finally:
@@ -634,13 +636,14 @@ class ShmemInode(ShmemAccounting):
     def _get_partial_folio(self, index: int) -> Folio | None:
         """Return the folio at an index, locked and with a reference. Kernel: shmem_get_partial_folio(), mm/shmem.c."""
         entry = filemap_get_entry(self.i_mapping, index)
-        if not isinstance(entry, Folio):
+        if entry is None:
             return None
-        entry.lock()
-        if entry.mapping is self.i_mapping:
-            return entry
-        entry.unlock()
-        entry.put()
+        if isinstance(entry, Folio):
+            entry.lock()
+            if entry.mapping is self.i_mapping:
+                return entry
+            entry.unlock()
+            entry.put()
         try:
             return self.get_folio(index, Sgp.READ)
         except OSError:  # behind the end of the file

@@ -20,11 +20,11 @@ PACKAGE = Path(mmref.__file__).parent
 
 # Raw state, and the rooms (or single modules) whose business it is.
 RAW = {
-    "_flags": {"folio/", "explore/twins.py"},
-    "_refcount": {"folio/", "explore/twins.py"},
+    "_flags": {"folio/", "explore/twins/"},
+    "_refcount": {"folio/", "explore/twins/"},
     "data": {"folio/", "explore/scenario.py", "explore/actors.py"},  # there: a scenario's own field
     "slots": {"xarray/", "pagecache/check.py"},  # there: past the traced list, for checkers
-    "xa_head": {"xarray/", "explore/twins.py"},
+    "xa_head": {"xarray/", "explore/twins/"},
     "_list": {"folio/lru.py"},
     "_batches": {"folio/lru.py"},
 }

@@ -22,38 +22,11 @@ spans = st.tuples(pages, st.one_of(st.sampled_from((1, 2, 16, 512)), st.integers
 odd = st.sampled_from((0, 0, 0, 1, 100, 2048, 4095))
 
 
-KNOWN = {
-    "madvise": "what madvise() refuses: MADV_DONTNEED of locked memory",
-    "punch": "punching less than a page at offset 0 unmaps the whole file: round_down() gives 0, and minus 1 is large",
-    "mprotect": "mprotect() that changes nothing leaves the VMA and its page tables alone",
-}
-"""Where the model of 6.18 still differs from the kernel: findings, which leave this list when they are modelled."""
-
-
-def known(difference):
-    """Return which of the known findings a difference is an example of."""
-    op, field = difference.op, difference.field
-    page_tables = field in ("pte_present", "vma2_pte_present", "smaps")
-    if op.name == "mprotect" and page_tables:
-        return "mprotect"
-    if op.name == "madvise" and op.args["advice"] == "MADV_DONTNEED" and field == "ret":
-        return "madvise"
-    if op.args.get("mode") == "PUNCH_HOLE" and op.args["off"] + op.args["len"] < PAGE and page_tables:
-        return "punch"
-    return None
-
-
-def test_random_programs_agree_but_for_known_findings(kernel):
-    differing = []
+def test_random_programs_agree(kernel):
     for at in range(60):
         program = random_program(f"20/{at}")
         found = compare(program, kernel)
-        if found.verdict == "differs":
-            assert known(found.difference) in KNOWN, f"program 20/{at}: {found.difference}\n\n{program.as_python()}"
-            differing.append(at)
-        else:
-            assert found.verdict in ("agrees", "unstable"), found
-    assert len(differing) <= 6
+        assert found.verdict in ("agrees", "unstable"), f"program 20/{at}: {found.difference}\n\n{program.as_python()}"
 
 
 class Lockstep(RuleBasedStateMachine):
@@ -81,7 +54,7 @@ class Lockstep(RuleBasedStateMachine):
         different, _ = first_difference(len(self.steps) - 1, op, theirs, ours)
         if different is None:
             return
-        if known(different) in KNOWN or compare(Program(self.steps), self.kernel).verdict == "unstable":
+        if compare(Program(self.steps), self.kernel).verdict == "unstable":
             reject()
         else:
             raise AssertionError(f"{different}\n\n{Program(self.steps).as_python()}")

@@ -328,3 +328,27 @@ def test_locks_are_free_at_rest(file):
         isinstance(lock, SpinLock) and lock.locked for lock in (file.inode.lock, file.mapping.i_pages.xa_lock)
     )
     assert file.inode.i_rwsem.writer is None
+
+
+def test_a_partly_truncated_page_in_swap_keeps_no_stale_bytes():
+    machine = Machine(order=2, swap_pages=16)
+    file = machine.shmem_file("f", 4 * PAGE)
+    file.write(0, b"x" * 2 * PAGE)
+    assert file.swap_out(0, 2) == 2
+    file.truncate(100)
+    file.truncate(2 * PAGE)
+    assert file.read(0, 2 * PAGE) == b"x" * 100 + bytes(2 * PAGE - 100)
+    machine.check()
+
+
+def test_punching_less_than_a_page_at_the_start_unmaps_the_whole_file():
+    """The kernel's round_down() gives 0 there, and minus 1 is large: the content stays, the page tables do not."""
+    machine = Machine(order=2)
+    file = machine.shmem_file("f", 4 * PAGE)
+    file.write(0, b"x" * 4 * PAGE)
+    address, process = file.mmap(), machine.process()
+    process.read(address, 4 * PAGE)
+    file.punch_hole(0, 10)
+    assert process.mm.rss(address, 4 * PAGE) == 0
+    assert process.read(address, 12) == bytes(10) + b"xx"
+    machine.check()

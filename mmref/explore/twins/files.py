@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Twins of the page cache's anchor, of inodes and of control groups."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from mmref.explore.locations import (
+    WRITE,
+    Location,
+    note,
+    point,
+)
+from mmref.explore.twins.fields import SharedField, TracedCounter
+from mmref.folio import MemCgroup
+from mmref.pagecache import (
+    AddressSpace,
+    RegularInode,
+    ShmemInode,
+)
+
+__all__ = ["TracedAddressSpace", "TracedMemCgroup", "TracedRegularInode", "TracedShmemInode"]
+
+
+class TracedAddressSpace(AddressSpace):
+    """An address_space whose counters are shared."""
+
+    __slots__ = ("at_nr_thps", "at_nrpages")
+
+    nrpages = SharedField(AddressSpace, "nrpages")
+    nr_thps = SharedField(AddressSpace, "nr_thps")
+
+    def __str__(self) -> str:
+        return "mapping"
+
+
+class TracedShmemInode(ShmemInode):
+    """A shmem inode whose size and accounting are shared."""
+
+    __slots__ = ("at_alloced", "at_i_blocks", "at_i_private", "at_i_size", "at_swapped")
+
+    i_size = SharedField(ShmemInode, "i_size")
+    alloced = SharedField(ShmemInode, "alloced")
+    swapped = SharedField(ShmemInode, "swapped")
+    i_blocks = SharedField(ShmemInode, "i_blocks")
+    counter_class = TracedCounter
+    i_private = SharedField(ShmemInode, "i_private")
+
+    def __str__(self) -> str:  # not __repr__(), which reads a traced field
+        return self.name
+
+
+class TracedRegularInode(RegularInode):
+    """A file on a disk whose size, blocks and count of writers are shared; the disk itself is behind `i_rwsem`."""
+
+    __slots__ = ("at_i_blocks", "at_i_size", "at_i_writecount")
+
+    i_size = SharedField(RegularInode, "i_size")
+    i_blocks = SharedField(RegularInode, "i_blocks")
+    i_writecount = SharedField(RegularInode, "i_writecount")
+
+    def __str__(self) -> str:  # not __repr__(), which reads a traced field
+        return self.name
+
+
+class TracedMemCgroup(MemCgroup):
+    """A control group whose counter is shared."""
+
+    __slots__ = ("at_usage",)
+
+    def __init__(self, name: str, limit: int | None = None, swap_limit: int | None = None) -> None:
+        super().__init__(name, limit, swap_limit)
+        self.at_usage = Location(f"usage of {name}")
+
+    @override
+    def charge(self, pages: int) -> bool:
+        point(self.at_usage, WRITE, "try_charge")
+        charged = super().charge(pages)
+        note(charged)
+        return charged
+
+    @override
+    def uncharge(self, pages: int) -> None:
+        point(self.at_usage, WRITE, "page_counter_uncharge")
+        super().uncharge(pages)

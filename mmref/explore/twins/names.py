@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What folios and entries are called in a trace."""
+
+from __future__ import annotations
+
+from mmref.folio import Folio
+from mmref.xarray import RETRY, XaNode, is_sibling
+
+__all__ = ["entry_text", "folio_text"]
+
+
+def folio_text(folio: Folio) -> str:
+    """Name a folio in a trace: a small one by its page frame, the huge one as the kernel's code does."""
+    return f"folio {folio.pfn}" if folio.order == 0 else "new_folio"
+
+
+def entry_text(entry: object) -> str:
+    """Name an entry of the tree in a trace."""
+    if entry is None:
+        return "NULL"
+    if entry is RETRY:
+        return "RETRY"
+    if isinstance(entry, Folio):
+        return folio_text(entry)
+    if type(entry) is XaNode:
+        return "node"
+    if is_sibling(entry):
+        return "sibling"
+    return str(entry)
