@@ -126,7 +126,8 @@ def explore(
         on_execution: called after each complete execution.
         stop_at_first: end with the first finding; otherwise explore everything and keep the first.
         max_steps: accesses after which one execution is taken to be endless.
-        shrink_counterexample: look for an execution with the same finding and fewer context switches.
+        shrink_counterexample: look for an execution with the same finding and fewer context switches, and for the
+            two accesses whose order makes the difference.
 
     Raises:
         UsageError: an argument cannot be used, or the program is not deterministic.
@@ -395,6 +396,10 @@ class _Search:
 
                 choices = shrink(self.build, choices, verdict, job.max_steps)
             trace = record(self.build, choices, name, spec, job.max_steps)
+            if shrink_counterexample and not self.interrupted:
+                from mmref.explore.explain import explain
+
+                trace = replace(trace, pair=explain(self.build, trace, job.max_steps))
         frontier = None
         if self.tree is not None and self.tree.top is not None and not outcome.stopped:
             from mmref.explore.resume import Frontier

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mmref.errors import UsageError
 from mmref.explore.trace import Trace, Verdict
 
 if TYPE_CHECKING:
@@ -68,8 +70,46 @@ class Report:
         lines = f"{self.program}: {self.verdict} ({self.engine}, {self.blocked} blocked, {self.seconds:.2f} s)"
         if self.counterexample is not None:
             trace = self.counterexample
-            lines += f"\n  {trace.verdict}\n  replay: {trace.schedule}"
+            lines += f"\n  {trace.verdict}"
+            if trace.pair is not None:
+                lines += "\n  what matters is the order of two accesses:"
+                lines += "".join(f"\n    {line}" for line in trace.pair.describe(trace.cpus).splitlines())
+            lines += f"\n  replay: {trace.schedule}"
         return lines
+
+    def as_test(self, program: str = "") -> str:
+        """Return a pytest test, to be pasted, that fails as long as the finding is there.
+
+        Args:
+            program: for a bare program: where it is, as ``module:name``. A scenario is found by its name.
+
+        Raises:
+            UsageError: nothing was found, or it is not said where the program is.
+        """
+        trace = self.counterexample
+        if trace is None:
+            raise UsageError(f"nothing wrong was found with {self.program}, so there is no test to make of it")
+        imports, argument = "from mmref.explore import replay", ""
+        if not trace.spec:
+            module, _, name = program.partition(":")
+            if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
+                raise UsageError(
+                    f"{program!r} does not say where the program is: give as_test() 'module:name', so that the test can"
+                    " import it"
+                )
+            imports += f"\nfrom {module} import {name}"
+            argument = f", {name}"
+        words = re.sub(r"\W+", "_", f"{self.program}_{trace.verdict.id or trace.verdict.kind}").strip("_").lower()
+        comment = [f"{trace.verdict}."]
+        if trace.pair is not None:
+            comment += ["", "What matters is the order of two accesses:", *trace.pair.describe(trace.cpus).splitlines()]
+        comment += ["", "Where the fix changes who does what, this schedule no longer fits: explore() finds out then."]
+        text = "\n".join(f"    # {line}".rstrip() for line in comment)
+        return (
+            f"{imports}\n\n\ndef test_{words}() -> None:\n{text}\n"
+            f"    trace = replay({str(trace.schedule)!r}{argument})\n"
+            "    assert trace.verdict.holds, trace.verdict\n"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One execution as data: what every view shows, what is written to a file, what `replay()` checks against.
 
-The JSON schema, version 1 (every key is required):
+The JSON schema, version 1 (every key but "pair" is required):
 
     {"mmref_trace": 1,
      "program": name, "spec": what rebuilds the program ("" if nothing does), "schedule": schedule string,
@@ -9,11 +9,15 @@ The JSON schema, version 1 (every key is required):
      "events": [{"step": int, "cpu": int, "label": text, "location": text, "mode": text, "value": JSON value,
                  "waited": bool, "stack": [[function, file, line], ...]}, ...],
      "verdict": {"kind": text, "id": text, "detail": text, "cpu": int or null},
-     "aftermath": [events as above, steps counted on: what the other CPUs did after a finding]}
+     "aftermath": [events as above, steps counted on: what the other CPUs did after a finding],
+     "pair": null, or {"first": event, "second": event, "schedule": schedule string}: the two accesses whose order makes
+         the difference, and the schedule of an execution in which they come the other way round and nothing is wrong.
+         They are events of the execution or of its aftermath, or, with step -1, what a CPU still waits to do.}
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +29,7 @@ from mmref.explore.errors import StepLimit
 from mmref.explore.schedule import Schedule
 from mmref.explore.scheduler import BLOCKED, Event, Frame, Recorder, Run
 
-__all__ = ["SCHEMA_VERSION", "Trace", "TraceEvent", "Verdict"]
+__all__ = ["SCHEMA_VERSION", "RacingPair", "Trace", "TraceEvent", "Verdict", "frozen_event"]
 
 SCHEMA_VERSION = 1
 
@@ -94,6 +98,36 @@ class TraceEvent:
     waited: bool = False
     stack: tuple[Frame, ...] = ()
 
+    @property
+    def where(self) -> str:
+        """The file, line and function of the access, and of the call that led to it; "" if unknown.
+
+        Files below the working directory are named from there; files of the explorer do not count.
+        """
+        places = []
+        for function, file, line in reversed(self.stack):
+            if not file.startswith(_ENGINE):
+                name = os.path.relpath(file)
+                places.append(f"{file if name.startswith('..') else name}:{line} ({function})")
+        return ", called at ".join(places[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class RacingPair:
+    """Two accesses of different CPUs whose order makes the difference. The attributes are those of the JSON schema."""
+
+    first: TraceEvent
+    second: TraceEvent
+    schedule: Schedule
+
+    def describe(self, cpus: Sequence[str]) -> str:
+        """Say in two lines who did what too early."""
+        lines = []
+        for word, event in (("first", self.first), ("then", self.second)):
+            where = f", {event.where}" if event.where else ""
+            lines.append(f"{word} {cpus[event.cpu]}: {event.label} of {event.location}{where}")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -106,14 +140,15 @@ class Trace:
     events: tuple[TraceEvent, ...]
     verdict: Verdict = field(default=Verdict("holds"))
     aftermath: tuple[TraceEvent, ...] = ()
+    pair: RacingPair | None = field(default=None, compare=False)  # an explanation, no part of what happened
 
     @classmethod
     def of(cls, run: Run, recorder: Recorder, program: str, spec: str, aftermath: Sequence[Event] = ()) -> Trace:
         """Return the trace of a recorded execution, and of what the other CPUs did after its finding."""
-        events = tuple(_frozen(event) for event in recorder.events)
+        events = tuple(frozen_event(event) for event in recorder.events)
         schedule = Schedule.of((event.cpu for event in events), spec)
         return cls(program, spec, schedule, tuple(run.execution.names), events, Verdict.of(run),
-                   tuple(_frozen(event) for event in aftermath))  # fmt: skip
+                   tuple(frozen_event(event) for event in aftermath))  # fmt: skip
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the trace as JSON text."""
@@ -129,6 +164,10 @@ class Trace:
                 "kind": verdict.kind, "id": verdict.id, "detail": verdict.detail, "cpu": verdict.cpu,
             },
             "aftermath": [_event_data(event) for event in self.aftermath],
+            "pair": None if self.pair is None else {
+                "first": _event_data(self.pair.first), "second": _event_data(self.pair.second),
+                "schedule": str(self.pair.schedule),
+            },
         }  # fmt: skip
         import json  # not needed to explore
 
@@ -180,7 +219,7 @@ class Trace:
                 reader.get(verdict, "kind", str), reader.get(verdict, "id", str),
                 reader.get(verdict, "detail", str), None if cpu is None else reader.check(cpu, int, "cpu"),
             ),
-            aftermath,
+            aftermath, reader.pair(top.get("pair"), len(cpus)),
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -225,6 +264,17 @@ class _Reader:
             )
         return value
 
+    def pair(self, item: Any, cpus: int) -> RacingPair | None:
+        if item is None:
+            return None
+        data = self.mapping(item, "pair")
+        first, second = (self.mapping(data.get(key), f"{key} of the pair") for key in ("first", "second"))
+        return RacingPair(
+            self.event(first, self.get(first, "step", int), cpus),
+            self.event(second, self.get(second, "step", int), cpus),
+            Schedule.parse(self.get(data, "schedule", str)),
+        )  # fmt: skip
+
     def event(self, item: Any, step: int, cpus: int) -> TraceEvent:
         data = self.mapping(item, f"event {step}")
         cpu = self.get(data, "cpu", int)
@@ -246,6 +296,9 @@ class _Reader:
         )  # fmt: skip
 
 
+_ENGINE = __file__.rpartition("/")[0]
+
+
 def _event_data(event: TraceEvent) -> dict[str, object]:
     return {
         "step": event.step,
@@ -259,7 +312,8 @@ def _event_data(event: TraceEvent) -> dict[str, object]:
     }
 
 
-def _frozen(event: Event) -> TraceEvent:
+def frozen_event(event: Event) -> TraceEvent:
+    """Return a recorded event in the form in which a trace has it."""
     value = _as_json(event.value)
     return TraceEvent(event.step, event.cpu, event.label, event.location, event.mode, value, event.waited,
                       event.stack)  # fmt: skip
