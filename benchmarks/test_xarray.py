@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The XArray beside what one would use instead: dict, SortedDict, a C B-tree, and the specialists for ranges and sets.
 
-    python -m pytest benchmarks/test_xarray.py --benchmark-only --benchmark-group-by=group
+    python -m pytest benchmarks/test_xarray.py --benchmark-only --benchmark-group-by=group --benchmark-json=xarray.json
+    python benchmarks/plot_xarray.py xarray.json docs/xarray-speed.svg --page docs/xarray.md
 
 One group per operation; within a group every contender does the same work, and what pytest-benchmark shows is for
-the whole of that work (the group's name says how many operations that is). Medians are what docs/xarray.md quotes.
+the whole of that work (`operations` in `extra_info` says how many that is). Medians are what docs/xarray.md quotes.
 
 The array is the slow part's language (pure Python); dict, SortedDict's own dict, LOBTree and pyroaring are C.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from BTrees.LOBTree import LOBTree
 from intervaltree import IntervalTree
+from portion import IntervalDict, closedopen
 from pyroaring import BitMap64
 from sortedcontainers import SortedDict, SortedSet
 
@@ -55,14 +57,23 @@ ALL = list(MAKERS)
 ORDERED = ["XArray", "SortedDict", "LOBTree"]
 
 
-def group(name: str) -> pytest.MarkDecorator:
+OPERATIONS: dict[str, int] = {}  # by group: what a time is to be divided by
+
+
+def group(name: str, operations: int) -> pytest.MarkDecorator:
+    OPERATIONS[name] = operations
     return pytest.mark.benchmark(group=name)
+
+
+@pytest.fixture(autouse=True)
+def _operations(benchmark: Benchmark) -> None:
+    benchmark.extra_info["operations"] = OPERATIONS[benchmark.group]
 
 
 # -- one key -----------------------------------------------------------------------------------------------------
 
 
-@group(f"load, {SMALL} keys, random order")
+@group(f"load, {SMALL} keys, random order", SMALL)
 @pytest.mark.parametrize("name", ALL)
 def test_load_small(benchmark: Benchmark, name: str) -> None:
     made = MAKERS[name](SMALL)
@@ -82,7 +93,7 @@ def test_load_small(benchmark: Benchmark, name: str) -> None:
     benchmark(run)
 
 
-@group(f"load, {SMALL} of {LARGE} keys, random order")
+@group(f"load, {SMALL} of {LARGE} keys, random order", SMALL)
 @pytest.mark.parametrize("name", ALL)
 def test_load_large(benchmark: Benchmark, name: str) -> None:
     made = MAKERS[name](LARGE)
@@ -102,7 +113,7 @@ def test_load_large(benchmark: Benchmark, name: str) -> None:
     benchmark(run)
 
 
-@group(f"load, {SMALL} keys in order (the XArray by cursor)")
+@group(f"load, {SMALL} keys in order (the XArray by cursor)", SMALL)
 @pytest.mark.parametrize("name", ALL)
 def test_load_in_order(benchmark: Benchmark, name: str) -> None:
     made = MAKERS[name](SMALL)
@@ -122,7 +133,7 @@ def test_load_in_order(benchmark: Benchmark, name: str) -> None:
     benchmark(run)
 
 
-@group(f"insert {LARGE} keys in order")
+@group(f"insert {LARGE} keys in order", LARGE)
 @pytest.mark.parametrize("name", ALL)
 def test_insert(benchmark: Benchmark, name: str) -> None:
     def with_store() -> None:
@@ -138,7 +149,7 @@ def test_insert(benchmark: Benchmark, name: str) -> None:
     benchmark.pedantic(with_store if name == "XArray" else with_setitem, rounds=3)
 
 
-@group(f"delete {LARGE} keys in order")
+@group(f"delete {LARGE} keys in order", LARGE)
 @pytest.mark.parametrize("name", ALL)
 def test_delete(benchmark: Benchmark, name: str) -> None:
     def with_erase(made: Any) -> None:
@@ -157,7 +168,7 @@ def test_delete(benchmark: Benchmark, name: str) -> None:
 # -- in order ----------------------------------------------------------------------------------------------------
 
 
-@group(f"go through {SMALL} items in order")
+@group(f"go through {SMALL} items in order", SMALL)
 @pytest.mark.parametrize("name", ALL)
 def test_iterate(benchmark: Benchmark, name: str) -> None:
     made = MAKERS[name](SMALL)
@@ -169,7 +180,7 @@ def test_iterate(benchmark: Benchmark, name: str) -> None:
     benchmark(run)
 
 
-@group(f"the key after each of {SMALL} keys, random order")
+@group(f"the key after each of {SMALL} keys, random order", SMALL)
 @pytest.mark.parametrize("name", ["XArray", "SortedDict irange", "SortedDict bisect", "LOBTree", "pyroaring"])
 def test_successor(benchmark: Benchmark, name: str) -> None:
     made = BitMap64(range(SMALL)) if name == "pyroaring" else MAKERS[name.partition(" ")[0]](SMALL)
@@ -210,7 +221,7 @@ def test_successor(benchmark: Benchmark, name: str) -> None:
 RANGES = range(0, 512 * 256, 512)
 
 
-@group(f"one entry over 512 aligned indices, {len(RANGES)} times")
+@group(f"one entry over 512 aligned indices, {len(RANGES)} times", len(RANGES))
 @pytest.mark.parametrize("name", ["XArray", "SortedDict", "LOBTree", "intervaltree"])
 def test_store_range(benchmark: Benchmark, name: str) -> None:
     def array_run() -> None:
@@ -236,39 +247,71 @@ def test_store_range(benchmark: Benchmark, name: str) -> None:
         benchmark.pedantic(interval_run if name == "intervaltree" else mapping_run, rounds=5)
 
 
-@group(f"load inside ranges of 512, {SMALL} times")
-@pytest.mark.parametrize("name", ["XArray", "SortedDict of ranges", "intervaltree"])
+@group(f"load inside ranges of 512, {SMALL} times", SMALL)
+@pytest.mark.parametrize(
+    "name", ["XArray", "SortedDict bisect", "SortedDict irange", "LOBTree", "intervaltree", "portion"]
+)
 def test_load_in_range(benchmark: Benchmark, name: str) -> None:
+    """What covers an index, or nothing: who keeps ranges by where they begin has to look at the end, too."""
     places = [CHANCE.randrange(RANGES.stop) for _ in range(SMALL)]
-    xa: XArray[Any] = XArray()
-    tree = IntervalTree()
-    by_start = SortedDict()
-    for first in RANGES:
-        xa.store_range(first, first + 511, ENTRY)
-        tree.addi(first, first + 512, ENTRY)
-        by_start[first] = (first + 512, ENTRY)
+    ranges = {first: (first + 512, ENTRY) for first in RANGES}
 
     def array_run() -> None:
+        xa: XArray[Any] = made
         load = xa.load
         for place in places:
             load(place)
 
+    def bisect_run() -> None:
+        bisect, peek = made.bisect_right, made.peekitem
+        for place in places:
+            at = bisect(place)
+            if at:
+                _, (end, entry) = peek(at - 1)
+                if place < end:
+                    _ = entry
+
+    def irange_run() -> None:
+        irange = made.irange
+        for place in places:
+            first = next(irange(None, place, reverse=True), None)
+            if first is not None:
+                end, entry = made[first]
+                if place < end:
+                    _ = entry
+
+    def tree_run() -> None:
+        last = made.maxKey
+        for place in places:
+            end, entry = made[last(place)]  # there is always one that begins before
+            if place < end:
+                _ = entry
+
     def interval_run() -> None:
         for place in places:
-            tree[place]
+            made[place]
 
-    def bisect_run() -> None:
-        bisect, peek = by_start.bisect_right, by_start.peekitem
-        for place in places:
-            peek(bisect(place) - 1)
-
-    benchmark({"XArray": array_run, "intervaltree": interval_run}.get(name, bisect_run))
+    made: Any
+    if name == "XArray":
+        made = XArray()
+        for first in RANGES:
+            made.store_range(first, first + 511, ENTRY)
+        benchmark(array_run)
+    elif name == "intervaltree":
+        made = IntervalTree.from_tuples((first, end, entry) for first, (end, entry) in ranges.items())
+        benchmark(interval_run)
+    elif name == "portion":
+        made = IntervalDict({closedopen(first, end): first for first, (end, _) in ranges.items()})
+        benchmark.pedantic(interval_run, rounds=3)
+    else:
+        made = LOBTree(ranges) if name == "LOBTree" else SortedDict(ranges)
+        benchmark({"SortedDict bisect": bisect_run, "SortedDict irange": irange_run, "LOBTree": tree_run}[name])
 
 
 # -- marks and free indices --------------------------------------------------------------------------------------
 
 
-@group(f"next marked of {LARGE}, one in a thousand marked, 2000 times")
+@group(f"next marked of {LARGE}, one in a thousand marked, 2000 times", 2000)
 @pytest.mark.parametrize("name", ["XArray", "SortedSet", "pyroaring"])
 def test_next_marked(benchmark: Benchmark, name: str) -> None:
     marked = range(0, LARGE, 1000)
@@ -301,11 +344,32 @@ def test_next_marked(benchmark: Benchmark, name: str) -> None:
     benchmark(run)
 
 
-@group(f"lowest free id of {LARGE}, 1000 times (each given back before)")
-def test_alloc(benchmark: Benchmark) -> None:
+def ids_taken() -> XArray[Any]:
     xa: XArray[Any] = XArray(flags=XA_FLAGS_ALLOC)
     for index in range(LARGE):
         xa.store(index, ENTRY)
+    return xa
+
+
+@group(f"lowest free id of {LARGE}", 1000)
+def test_alloc(benchmark: Benchmark) -> None:
+    xa = ids_taken()
+
+    def give_back() -> None:
+        for id in CHANCE.sample(range(LARGE), 1000):
+            xa.erase(id)
+
+    def run() -> None:
+        alloc = xa.alloc
+        for _ in range(1000):
+            alloc(ENTRY)
+
+    benchmark.pedantic(run, setup=give_back, rounds=20)
+
+
+@group(f"an id of {LARGE} given back, and the lowest free one taken", 1000)
+def test_erase_and_alloc(benchmark: Benchmark) -> None:
+    xa = ids_taken()
     ids = CHANCE.sample(range(LARGE), 1000)
 
     def run() -> None:
@@ -320,7 +384,7 @@ def test_alloc(benchmark: Benchmark) -> None:
 # -- memory ------------------------------------------------------------------------------------------------------
 
 
-@group(f"bytes an entry, {LARGE} keys (extra_info; the time is that of making it)")
+@group(f"bytes an entry, {LARGE} keys (extra_info; the time is that of making it)", LARGE)
 @pytest.mark.parametrize("name", ["XArray", "dict", "SortedDict"])
 def test_memory(benchmark: Benchmark, name: str) -> None:
     keys = list(range(LARGE))  # the containers share these int objects, as the XArray needs none

@@ -94,16 +94,17 @@ class NormalApi(Anchor, Generic[T]):
                 while type(entry) is XaNode:
                     slots = entry.slots
                     shift = entry.shift
-                    if not shift:
+                    if shift:
+                        entry = slots[index >> shift & self.chunk_mask]
+                    else:
                         entry = slots[index & self.chunk_mask]
                         break
-                    entry = slots[index >> shift & self.chunk_mask]
                 if type(entry) is not Internal:
                     return entry  # type: ignore[no-any-return]  # slots are untyped
-                if entry.number < 64:
-                    entry = slots[entry.number]
-                    if type(entry) is not Internal and type(entry) is not XaNode:
-                        return entry  # type: ignore[no-any-return]  # slots are untyped
+                entry = slots[entry.number]  # a sibling leads to that slot; reservations and `RETRY` have no such one
+                kind = type(entry)
+                if kind is not Internal and kind is not XaNode:
+                    return entry  # type: ignore[no-any-return]  # slots are untyped
             except IndexError:
                 pass
         return self._load(index)

@@ -15,8 +15,21 @@ from mmref.sync import SpinLock
 from mmref.xarray import (
     RETRY,
     ULONG_MAX,
+    XA_FLAGS_ACCOUNT,
     XA_FLAGS_ALLOC,
     XA_FLAGS_ALLOC1,
+    XA_FLAGS_ALLOC_WRAPPED,
+    XA_FLAGS_LOCK_BH,
+    XA_FLAGS_LOCK_IRQ,
+    XA_FLAGS_TRACK_FREE,
+    XA_FLAGS_ZERO_BUSY,
+    XA_FREE_MARK,
+    XA_MARK_0,
+    XA_MARK_1,
+    XA_MARK_2,
+    XA_MARK_MAX,
+    XA_MAX_MARKS,
+    XA_PRESENT,
     XAS_BOUNDS,
     XAS_RESTART,
     ZERO,
@@ -846,3 +859,25 @@ def test_stepping_past_a_leaf_reads_each_slot_once() -> None:
         assert xas.next() is None
         assert (xas.index, xas.offset) == (index, 2)
     assert xas.next() == "e12"
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_part_of_an_entry_from_tagged_to_plain(order: int) -> None:
+    """A tagged pointer counts as a value: no pointer may take the place of a part of it, another one may."""
+    xa: Array = XArray()
+    with xa.xa_lock:
+        XaState(xa, 8, order=2).store(TaggedPointer("p", 1))
+        before = xa.dump()
+        with pytest.raises(UsageError, match="pointer to value"):
+            XaState(xa, 8, order=order).store("plain")
+        assert xa.dump() == before
+        XaState(xa, 8, order=order).store(TaggedPointer("q", 3))
+    xa.check()
+
+
+def test_constants_of_the_kernel() -> None:
+    assert (XA_MARK_0, XA_MARK_1, XA_MARK_2, XA_MARK_MAX, XA_FREE_MARK, XA_MAX_MARKS) == (0, 1, 2, 2, 0, 3)
+    assert (XA_PRESENT, ULONG_MAX) == (8, 0xFFFF_FFFF_FFFF_FFFF)
+    flags = (XA_FLAGS_LOCK_IRQ, XA_FLAGS_LOCK_BH, XA_FLAGS_TRACK_FREE, XA_FLAGS_ZERO_BUSY, XA_FLAGS_ALLOC_WRAPPED)
+    assert (*flags, XA_FLAGS_ACCOUNT) == (1, 2, 4, 8, 16, 32)
+    assert (XA_FLAGS_ALLOC, XA_FLAGS_ALLOC1) == (1 << 26 | 4, 4 | 8)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -50,6 +50,7 @@ SHORT: dict[str, tuple[Call, Any]] = {
     "store the largest value": (lambda xa: xa.store(66, 2**63 - 1), None),
     "replace a pointer": (lambda xa: xa.store(65, "new"), "e65"),
     "replace a value": (lambda xa: xa.store(4, 2**63 - 1), 4),
+    "replace a value by the smallest": (lambda xa: xa.store(4, 0), 4),
     "replace an entry of several indices": (lambda xa: xa.store(8, "new"), "four"),
     "erase nothing": (lambda xa: xa.erase(66), None),
     "erase one of three": (lambda xa: [xa.store(66, "x"), xa.erase(65)], [None, "e65"]),
@@ -145,7 +146,10 @@ def test_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Slots(list[Any]):
-    """Slots that are not the plain ones."""
+    """Slots that are not the plain ones, and want to be asked for one at a time."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ByTheBookError("all slots at once")
 
 
 class OtherSlots(XArray[Any]):
@@ -178,6 +182,28 @@ def test_never_taken(xa: XArray[Any]) -> None:
     for call in calls:
         with pytest.raises(ByTheBookError):
             call(xa)
+
+
+def test_items_of_slots_that_are_not_plain() -> None:
+    xa: XArray[Any] = OtherSlots()
+    for index in range(200):
+        xa.store(index, f"e{index}")
+    assert list(xa.items(3, 190)) == [(index, f"e{index}") for index in range(3, 190)]
+
+
+def test_items_of_full_leaves_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    xa: XArray[Any] = XArray()
+    for index in range(64 * 64):
+        xa.store(index, "x")
+    searches = []
+    real = XaState.find
+    with monkeypatch.context() as patch:
+        patch.setattr(XaState, "find", lambda *a: (searches.append(1), real(*a))[1])
+        assert sum(1 for _ in xa.items()) == 64 * 64
+        assert len(searches) <= 2
+        del xa[70]  # one leaf with a hole
+        assert sum(1 for _ in xa.items()) == 64 * 64 - 1
+        assert len(searches) <= 6
 
 
 def test_store_range_without_memory() -> None:
