@@ -68,7 +68,7 @@ def in_words(seconds: float) -> str:
 
 def as_ratio(ratio: float) -> str:
     """Write a ratio as a number, or as a fraction if it is very small."""
-    return f"1/{1 / ratio:,.0f}" if ratio < 0.03 else f"{ratio:.2f}" if ratio < 9.95 else f"{ratio:.0f}"
+    return f"1/{1 / ratio:,.0f}" if ratio < 0.04 else f"{ratio:.2f}" if ratio < 9.95 else f"{ratio:.0f}"
 
 
 def table(found: Medians, run: dict[str, Any]) -> Iterator[str]:
@@ -123,9 +123,7 @@ def plot(found: Medians, path: Path) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="both", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel(
-        "time of the XArray / time of the other (log scale; left of 1 the XArray is faster; bars: asked for)"
-    )
+    axes.set_xlabel("time of the XArray / time of the other: left of 1 the XArray is faster (bars: asked for)")
     figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 

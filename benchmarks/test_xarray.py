@@ -183,6 +183,7 @@ def test_iterate(benchmark: Benchmark, name: str) -> None:
 @group(f"the key after each of {SMALL} keys, random order", SMALL)
 @pytest.mark.parametrize("name", ["XArray", "SortedDict irange", "SortedDict bisect", "LOBTree", "pyroaring"])
 def test_successor(benchmark: Benchmark, name: str) -> None:
+    """The next key and what it stands for (pyroaring: the next key)."""
     made = BitMap64(range(SMALL)) if name == "pyroaring" else MAKERS[name.partition(" ")[0]](SMALL)
 
     def array_run() -> None:
@@ -193,19 +194,22 @@ def test_successor(benchmark: Benchmark, name: str) -> None:
     def irange_run() -> None:
         irange = made.irange
         for key in KEYS:
-            next(irange(key, inclusive=(False, True)), None)
+            after = next(irange(key, inclusive=(False, True)), None)
+            if after is not None:
+                _ = after, made[after]
 
     def bisect_run() -> None:
         bisect, peek = made.bisect_right, made.peekitem
         for key in KEYS:
             place = bisect(key)
-            if place < SMALL:
+            if place < len(made):
                 peek(place)
 
     def tree_run() -> None:
         for key in KEYS:
             if key + 1 < SMALL:
-                made.minKey(key + 1)
+                after = made.minKey(key + 1)
+                _ = after, made[after]
 
     def bitmap_run() -> None:
         for key in KEYS:

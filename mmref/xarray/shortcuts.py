@@ -317,31 +317,38 @@ class Shortcuts(IdApi[T]):
         """Find the first marked entry at or after an index, from the head down; None if it takes the book to tell."""
         chunk_shift = self.chunk_shift
         mask = self.chunk_mask
-        offset = index >> node.shift
+        shift = node.shift
+        offset = index >> shift
         if offset > mask:
             return None
-        # Down to the node above the leaf of the index: its marks tell whether to look into that leaf at all.
-        entry: Any = node.slots[offset]
-        while type(entry) is XaNode and entry.shift:
-            node = entry
-            offset = index >> node.shift & mask
-            entry = node.slots[offset]
-        bits = node.marks[mark] >> offset
-        if type(entry) is Internal:
-            return None  # the index may belong to an entry that began before it
-        if bits & 1:
+        # Down to the node above the leaf of the index. Its marks tell whether to look into that leaf at all: in a large
+        # array, not to touch it saves more than anything else here.
+        while shift > chunk_shift:
+            entry: Any = node.slots[offset]
             if type(entry) is not XaNode:
-                return None if node.shift or entry is None else (index, entry)
-            within = index & mask
-            if type(entry.slots[within]) is Internal:
-                return None
-            inside = entry.marks[mark] >> within
-            if inside:
-                node = entry
-                offset = within
-                bits = inside
-            else:
-                bits -= 1
+                break
+            node = entry
+            shift -= chunk_shift
+            offset = index >> shift & mask
+        marks = node.marks[mark]
+        bits = marks >> offset
+        if bits << offset != marks or bits & 1:
+            entry = node.slots[offset]
+            if type(entry) is Internal:
+                return None  # the index may belong to a marked entry that began before it
+            if bits & 1:
+                if type(entry) is not XaNode:
+                    return None if shift or entry is None else (index, entry)
+                within = index & mask
+                if type(entry.slots[within]) is Internal:
+                    return None
+                inside = entry.marks[mark] >> within
+                if inside:
+                    node = entry
+                    offset = within
+                    bits = inside
+                else:
+                    bits -= 1
 
         # What is marked comes after the index: behind this slot, or up where that is, and down to its first one.
         while not bits:
