@@ -33,6 +33,7 @@ ROWS: list[tuple[str, str, dict[str, float]]] = [
     ("test_alloc", "lowest free id of 1,000,000", {}),
     ("test_erase_and_alloc", "an id given back, the lowest free one taken", {}),
 ]
+TIMES = {"test_alloc": "5 us"}  # asked for where there is no rival
 OURS = "XArray"
 LOOKS = {
     "dict": ("#7f7f7f", "o"),
@@ -81,7 +82,7 @@ def table(found: Medians, run: dict[str, Any]) -> Iterator[str]:
         beside = "; ".join(
             f"{name} {in_words(time)}: **{as_ratio(ours / time)}**" for name, time in times.items() if name != OURS
         )
-        asked = "; ".join(f"{name} {as_ratio(limit)}" for name, limit in limits.items())
+        asked = "; ".join(f"{name} {as_ratio(limit)}" for name, limit in limits.items()) or TIMES.get(test, "")
         yield f"| {what} | {in_words(ours)} | {beside} | {asked} |"
     sizes = {
         (one["params"] or {})["name"]: one["extra_info"]["bytes an entry"]
@@ -146,11 +147,11 @@ def main(arguments: list[str]) -> int:
         print(text)
     else:
         page = given.page.read_text()
-        place = re.compile(r"(<!-- speed -->\n).*?(\n<!-- end of speed -->)", re.DOTALL)
+        place = re.compile(r"(<!-- speed -->\n).*?(<!-- end of speed -->)", re.DOTALL)
         if not place.search(page):
             print(f"{given.page} has no `<!-- speed -->` and `<!-- end of speed -->` lines", file=sys.stderr)
             return 1
-        given.page.write_text(place.sub(lambda at: at[1] + text + at[2], page))
+        given.page.write_text(place.sub(lambda at: f"{at[1]}{text}\n{at[2]}", page))
     plot(found, given.picture)
     return 0
 

@@ -58,6 +58,7 @@ SHORT: dict[str, tuple[Call, Any]] = {
     "range over nothing": (lambda xa: xa.store_range(1024, 1535, "new"), None),
     "range over nothing, values": (lambda xa: xa.store_range(1024, 1535, 0), None),
     "range over itself": (lambda xa: xa.store_range(512, 767, "new"), None),
+    "range before the last slot of the top": (lambda xa: xa.store_range(63 * 4096 - 512, 63 * 4096 - 1, "new"), None),
     "range in a leaf": (lambda xa: xa.store_range(4104, 4107, "new"), None),
     "range of one slot": (lambda xa: xa.store_range(1024, 1087, "new"), None),
     "range in a node to be made": (lambda xa: xa.store_range(8192, 8703, "new"), None),
