@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,15 @@ def test_max_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
         assert report.frontier is None
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as at a terminal: a job in the background starts with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_frontier() -> None:
     calls = 0
 
@@ -90,6 +99,7 @@ def test_ctrl_c_leaves_a_frontier() -> None:
     assert outcome(explore(program, resume=report.frontier)) == outcome(explore(program))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_twice_does_not_wait_for_the_end_of_the_execution() -> None:
     calls = 0
 

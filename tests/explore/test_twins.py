@@ -22,7 +22,7 @@ PACKAGE = Path(mmref.__file__).parent
 RAW = {
     "_flags": {"folio/", "explore/twins/"},
     "_refcount": {"folio/", "explore/twins/"},
-    "data": {"folio/", "explore/scenario.py", "explore/actors.py"},  # there: a scenario's own field
+    "data": {"folio/", "explore/"},  # in explore/ it is the field of scenarios and of saved searches
     "slots": {"xarray/", "pagecache/check.py"},  # there: past the traced list, for checkers
     "xa_head": {"xarray/", "explore/twins/"},
     "_list": {"folio/lru.py"},
