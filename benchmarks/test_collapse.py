@@ -33,14 +33,14 @@ def test_copy_page_by_page(benchmark):
 @pytest.mark.benchmark(group="collapse 512 pages")
 @pytest.mark.parametrize("strategy", list(strategies()))
 def test_collapse(benchmark, strategy):
-    benchmark.pedantic(collapse, kwargs=None, setup=lambda: with_strategy(9, strategy), rounds=20, warmup_rounds=2)
+    benchmark.pedantic(collapse, kwargs=None, setup=lambda: with_strategy(9, strategy), rounds=20, warmup_rounds=15)
 
 
 @pytest.mark.benchmark(group="collapse, by size")
 @pytest.mark.parametrize("order", [6, 8, 9, 10, 12])
 def test_collapse_grows_linearly(benchmark, order):
     benchmark.extra_info["pages"] = 1 << order
-    benchmark.pedantic(collapse, setup=lambda: with_strategy(order, "lock-and-insert-late"), rounds=10, warmup_rounds=1)
+    benchmark.pedantic(collapse, setup=lambda: with_strategy(order, "lock-and-insert-late"), rounds=10, warmup_rounds=5)
 
 
 def with_strategy(order, strategy):

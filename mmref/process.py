@@ -235,7 +235,8 @@ class Process:
                 continue
             if vma.locked:
                 raise OSError(EINVAL, f"{vma!r} is locked in memory")
-            if not vma.shared or "w" not in vma.prot:
+            # What counts is how the file was opened, not what mprotect() says now. Kernel: vma_is_shared_maywrite().
+            if not vma.shared or not vma.mapping.host.is_shmem:
                 raise OSError(EACCES, f"{vma!r} is not a mapping through which the file could be written")
             low, high = max(start, vma.vm_start), min(start + length, vma.vm_end)
             inode = vma.mapping.host
