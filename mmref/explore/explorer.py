@@ -46,7 +46,7 @@ DEFAULT_SAMPLES = 1_000
 def _make_engine(name: str | None, bound: int | None, seed: int | None) -> Engine:
     """Return the engine that the arguments of `explore()` ask for."""
     if name is None:
-        name = "bounded" if bound is not None and seed is None else "source" if seed is None else "random"
+        name = "bounded" if bound is not None and seed is None else "optimal" if seed is None else "random"
     if name not in ENGINES:
         import difflib
 
@@ -122,7 +122,7 @@ def explore(
         max_seconds: give up after so many seconds.
         resume: the `frontier` of an earlier report, or the file that it was saved to: go on there. The new report
             is about both together, and so is `max_executions`.
-        engine: the algorithm, one of `ENGINES`; "source" if left out, unless a `bound` or `seed` is given.
+        engine: the algorithm, one of `ENGINES`; "optimal" if left out, unless a `bound` or `seed` is given.
         on_execution: called after each complete execution.
         stop_at_first: end with the first finding; otherwise explore everything and keep the first.
         max_steps: accesses after which one execution is taken to be endless.

@@ -74,7 +74,7 @@ class Sequence:
     def initial(self, cpu: int) -> bool:
         """Tell whether the CPU is an initial."""
         lane = self._lanes.get(cpu)
-        return bool(lane) and not lane[-1].hb & self._remaining  # type: ignore[index]
+        return lane is not None and bool(lane) and not lane[-1].hb & self._remaining
 
     def independent(self, cpu: int, accesses: Accesses) -> bool:
         """Tell whether this operation of a CPU depends on nothing in the sequence."""
@@ -87,7 +87,10 @@ class Sequence:
                 if item.bit & self._remaining:
                     for location, mode in item.accesses:
                         touched[location] = touched.get(location, 0) | 1 << mode
-        return not any(CONFLICTS[mode] & touched.get(location, 0) for location, mode in accesses)
+        for location, mode in accesses:
+            if location in touched and CONFLICTS[mode] & touched[location]:
+                return False
+        return True
 
     def take(self, cpu: int) -> None:
         """Take the first element of a CPU out."""
@@ -171,7 +174,7 @@ class OptimalDpor(Dpor):
         state = self.states[depth]
         assert isinstance(state, WakeupState)
         node = state.wut[0]
-        accesses = ((state.location, state.mode), *state.more)
+        accesses = ((state.location, state.mode), *state.more) if state.more else ((state.location, state.mode),)
         bit = 1 << depth
         state.item = Item(cpu.id, accesses, bit, state.hb & ~bit)
         if node.accesses and node.accesses[0][0] != accesses[0][0]:
@@ -189,19 +192,21 @@ class OptimalDpor(Dpor):
         if end < self._known:
             return
         # Before `event`, a conditional operation may have the effect that it does not have now.
-        accesses = ((cpu.location.id, cpu.mode), *((location.id, mode) for location, mode in cpu.more or ()))
+        accesses: Accesses = ((cpu.location.id, cpu.mode),)
+        if cpu.more is not None:
+            accesses += tuple([(location.id, mode) for location, mode in cpu.more])
         self._races.append(_Race(event, cpu.id, accesses, hb, end))
 
     def _reverse_now(self, race: _Race) -> None:
         """Insert the sequence that reverses a race, unless what it leads to has been explored."""
         state = self.states[race.event]
         assert isinstance(state, WakeupState)
-        items: list[Item] = []
         event = race.event
-        end = race.end
-        for position, later in enumerate(self.states[event + 1 :], event + 1):
-            if not later.hb >> event & 1 and position != end:
-                items.append(later.item)  # type: ignore[attr-defined]
+        bit = 1 << event
+        later = self.states[event + 1 :]
+        if race.end < len(self.states):
+            del later[race.end - event - 1]
+        items: list[Item] = [other.item for other in later if not other.hb & bit]  # type: ignore[attr-defined]
         items.append(Item(race.cpu, race.accesses, 1 << len(self.states), race.hb))
         if len(items) == 1 and not state.enabled >> race.cpu & 1:
             return  # it would have to wait, and nothing ends that

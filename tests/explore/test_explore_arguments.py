@@ -86,7 +86,7 @@ def test_the_estimate_gets_better(engine: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_report_in_one_line() -> None:
     report = explore(readers(2))
-    assert str(report).startswith("readers.<locals>.program: none in 4 executions, exhausted (source, 0 blocked, ")
+    assert str(report).startswith("readers.<locals>.program: none in 4 executions, exhausted (optimal, 0 blocked, ")
 
 
 def test_a_program_without_accesses() -> None:
