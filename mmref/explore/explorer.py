@@ -409,6 +409,7 @@ class _Search:
             program=name, engine=self.engine.name, executions=outcome.executions, blocked=outcome.blocked,
             exhaustive=not self.reason, reason=self.reason, counterexample=trace, found_in=outcome.found_in,
             findings=outcome.findings, steps=outcome.steps, seconds=monotonic() - self.started, frontier=frontier,
+            inversions=outcome.lock_orders.inversions(),
         )  # fmt: skip
 
 

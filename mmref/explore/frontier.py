@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, TypeAlias
 
 from mmref.explore.locations import Mode
+from mmref.explore.lock_order import LockOrders
 from mmref.explore.trace import Verdict
 
 __all__ = ["Branch", "Fork", "Merge", "Outcome", "Reversal", "SavedState", "Tree", "Unit"]
@@ -144,9 +145,11 @@ class Outcome:
         stopped: whether the first finding ends the search.
         completed: what `on_execution` is to be told, if it is not told at once.
         above: see the top of this file, in the order in which they were found, each once.
+        lock_orders: who has taken which lock while holding which.
     """
 
-    __slots__ = ("above", "blocked", "completed", "executions", "findings", "first", "found_in", "steps", "stopped")
+    __slots__ = ("above", "blocked", "completed", "executions", "findings", "first", "found_in", "lock_orders", "steps",
+                 "stopped")  # fmt: skip
 
     def __init__(self) -> None:
         self.executions = 0
@@ -158,6 +161,7 @@ class Outcome:
         self.stopped = False
         self.completed: list[Any] = []
         self.above: dict[Reversal, None] = {}
+        self.lock_orders = LockOrders()
 
     @property
     def runs(self) -> int:
@@ -176,6 +180,8 @@ class Outcome:
         self.steps += later.steps
         self.stopped = self.stopped or later.stopped
         self.completed.extend(later.completed)
+        for key, taken in later.lock_orders.orders.items():
+            self.lock_orders.orders.setdefault(key, taken)
 
     def data(self) -> dict[str, Any]:
         """Return the outcome as plain data."""
@@ -186,6 +192,7 @@ class Outcome:
         return {
             "executions": self.executions, "blocked": self.blocked, "findings": self.findings, "steps": self.steps,
             "found_in": self.found_in, "first": first, "stopped": self.stopped, "above": list(self.above),
+            "lock_orders": self.lock_orders.data(),
         }  # fmt: skip
 
     @classmethod
@@ -201,6 +208,7 @@ class Outcome:
             choices, *verdict = data["first"]
             outcome.first = tuple(choices), Verdict(*verdict)
         outcome.stopped = data["stopped"]
+        outcome.lock_orders = LockOrders.of(data["lock_orders"])
         outcome.above = {_hashable(reversal): None for reversal in data["above"]}
         return outcome
 

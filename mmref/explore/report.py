@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmref.errors import UsageError
+from mmref.explore.lock_order import Inversion
 from mmref.explore.trace import Trace, Verdict
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Report:
         seconds: how long it took, since the last `resume`.
         frontier: what is left to explore, for `explore(resume=...)`; None if nothing is, if a finding ended the
             search, or if the engine cannot be resumed.
+        inversions: locks that different CPUs take in opposite orders, in whatever execution.
     """
 
     program: str
@@ -49,6 +51,7 @@ class Report:
     steps: int
     seconds: float
     frontier: Frontier | None = field(default=None, repr=False)
+    inversions: tuple[Inversion, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -75,6 +78,8 @@ class Report:
                 lines += "\n  what matters is the order of two accesses:"
                 lines += "".join(f"\n    {line}" for line in trace.pair.describe(trace.cpus).splitlines())
             lines += f"\n  replay: {trace.schedule}"
+        for inversion in self.inversions:
+            lines += "\n  locks are taken in a circle:" + "".join(f"\n    {step}" for step in inversion.steps)
         return lines
 
     def as_test(self, program: str = "") -> str:

@@ -10,6 +10,7 @@ Greenlets are pooled per thread, one per CPU number: creating one costs more tha
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -20,13 +21,13 @@ from greenlet import greenlet as new_greenlet
 
 from mmref.errors import Deadlock, Livelock, MmrefInternalError, UsageError
 from mmref.explore.errors import StepLimit
-from mmref.explore.locations import MODE_NAMES, READ, THREAD, WRITE, Effect, Location, Mode
+from mmref.explore.locations import LOCK, MODE_NAMES, READ, THREAD, WRITE, Effect, Location, Mode
+from mmref.explore.lock_order import LockOrders
 from mmref.explore.program import Execution
 from mmref.sync import _THIS_CPU, Cpu
 
-__all__ = ["BLOCKED", "COMPLETE", "FAILED", "STUCK", "WORK_CODE", "Chooser", "Event", "ExploredCpu", "Recorder",
-           "Run",
-           "Worker"]
+__all__ = ["BLOCKED", "COMPLETE", "ENGINE_FOLDER", "FAILED", "STUCK", "WORK_CODE", "Chooser", "Event", "ExploredCpu",
+           "Recorder", "Run", "Worker", "place_text"]
 
 COMPLETE = "complete"
 """Every CPU has ended."""
@@ -134,9 +135,10 @@ class ExploredCpu(Cpu):
         spin: what `cpu_relax()` waits for: locations, each with the step of this CPU's last access.
         seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the steps. (Accesses
             that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
+        held: the locks that this CPU holds, and how, if the orders of locks are wanted.
     """
 
-    __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "holder", "label",
+    __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "label",
                  "location", "mode", "more", "name", "next_location",
                  "result", "run", "seen", "spin", "spun", "stack", "started",
                  "waited")  # fmt: skip
@@ -153,6 +155,7 @@ class ExploredCpu(Cpu):
         self.effect: Effect | None = None
         self.more: tuple[tuple[Location, Mode], ...] | None = None
         self.seen: list[tuple[Location, int]] = []
+        self.held: list[tuple[Location, Mode]] = []
         self.stack: tuple[Frame, ...] = ()
 
     def prepare(self, run: Run, name: str, entry: Callable[[], object]) -> None:
@@ -172,6 +175,7 @@ class ExploredCpu(Cpu):
         self.effect = None
         self.more = None
         self.seen.clear()
+        self.held.clear()
 
     def forget(self) -> None:
         """Let go of the last execution's objects."""
@@ -179,6 +183,7 @@ class ExploredCpu(Cpu):
             if hasattr(self, name):
                 delattr(self, name)
         self.seen.clear()
+        self.held.clear()
 
     def relax(self) -> None:
         """Wait until a location that this CPU has read since its last pass changes.
@@ -208,6 +213,17 @@ class ExploredCpu(Cpu):
             extra = tuple((location, READ) for location, _ in self.spin if location.id not in own)
             self.more = ((self.more or ()) + extra) or None
             self.spun = True
+
+    def where(self) -> str:
+        """Return the file, line and function of the pending operation, as a trace gives them."""
+        frame: FrameType | None = self.greenlet.gr_frame or sys._getframe(1)
+        places: list[str] = []
+        while frame is not None and frame.f_code is not WORK_CODE and len(places) < 2:
+            code = frame.f_code
+            if not code.co_filename.startswith(ENGINE_FOLDER):
+                places.append(place_text(code.co_qualname, code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        return ", called at ".join(places)
 
     def ready(self) -> bool:
         """Tell whether the pending operation can be performed in the current state."""
@@ -299,6 +315,15 @@ def call_stack(depth: int) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
+ENGINE_FOLDER = __file__.rpartition("/")[0]
+
+
+def place_text(function: str, file: str, line: int) -> str:
+    """Name a place in the code for a report; files below the working directory are named from there."""
+    name = os.path.relpath(file)
+    return f"{file if name.startswith('..') else name}:{line} ({function})"
+
+
 class Run:
     """One execution of a program under a chooser.
 
@@ -324,6 +349,7 @@ class Run:
         recorder: Recorder | None = None,
         stop_at_finding: bool = True,
         checked_steps: int = 0,
+        lock_orders: LockOrders | None = None,
     ) -> None:
         """Prepare an execution.
 
@@ -333,12 +359,14 @@ class Run:
             recorder: collects events, in the one execution that is recorded.
             stop_at_finding: end at the first finding; otherwise the CPU that failed stops, the others go on.
             checked_steps: number of steps already checked by `on_step`, in an execution with the same start.
+            lock_orders: where to note who takes which lock while holding which.
         """
         self.chooser = chooser
         self.max_steps = max_steps
         self.recorder = recorder
         self.stop_at_finding = stop_at_finding
         self.checked_steps = checked_steps
+        self.lock_orders = lock_orders
         self.live = False
         self.starting = True
         self.changed = False
@@ -463,6 +491,8 @@ class Run:
             cpu = self.cpus[choice]
             mode = cpu.mode if cpu.effect is None else cpu.effective()
             self.chooser.executed(cpu, mode)
+            if (mode >= LOCK or cpu.effect is not None) and self.lock_orders is not None:
+                self.lock_orders.note(cpu, mode)
             if self.recorder is not None:
                 self.recorder.add(self.steps, cpu, mode)
             steps = self.steps = self.steps + 1
@@ -551,8 +581,7 @@ class Run:
     def _too_long(self) -> None:
         """Give up an execution that does not end."""
         self.end = FAILED
-        engine = __file__.rpartition("/")[0]
-        frames = [frame for frame in call_stack(1) if not frame[1].startswith(engine)]
+        frames = [frame for frame in call_stack(1) if not frame[1].startswith(ENGINE_FOLDER)]
         function, file, line = frames[-1] if frames else ("?", "?", 0)
         cpu = self.current
         self.finding = StepLimit(self.max_steps, cpu.name, cpu.location.name, f"{file}:{line} ({function})")

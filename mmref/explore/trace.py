@@ -17,7 +17,6 @@ The JSON schema, version 1 (every key but "pair" is required):
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from typing import Any, TypeAlias
 from mmref.errors import Deadlock, Finding, InvariantViolation, Livelock, UsageError
 from mmref.explore.errors import StepLimit
 from mmref.explore.schedule import Schedule
-from mmref.explore.scheduler import BLOCKED, Event, Frame, Recorder, Run
+from mmref.explore.scheduler import BLOCKED, ENGINE_FOLDER, Event, Frame, Recorder, Run, place_text
 
 __all__ = ["SCHEMA_VERSION", "RacingPair", "Trace", "TraceEvent", "Verdict", "frozen_event"]
 
@@ -106,9 +105,8 @@ class TraceEvent:
         """
         places = []
         for function, file, line in reversed(self.stack):
-            if not file.startswith(_ENGINE):
-                name = os.path.relpath(file)
-                places.append(f"{file if name.startswith('..') else name}:{line} ({function})")
+            if not file.startswith(ENGINE_FOLDER):
+                places.append(place_text(function, file, line))
         return ", called at ".join(places[:2])
 
 
@@ -294,9 +292,6 @@ class _Reader:
             step, cpu, self.get(data, "label", str), self.get(data, "location", str),
             self.get(data, "mode", str), data["value"], self.get(data, "waited", bool), tuple(stack),
         )  # fmt: skip
-
-
-_ENGINE = __file__.rpartition("/")[0]
 
 
 def _event_data(event: TraceEvent) -> dict[str, object]:

@@ -154,7 +154,7 @@ def work(
     while True:
         run = Run(
             engine, max_steps=max_steps, stop_at_finding=stop_at_first,
-            checked_steps=engine.replayed if stop_at_first else 0,
+            checked_steps=engine.replayed if stop_at_first else 0, lock_orders=outcome.lock_orders,
         )  # fmt: skip
         run.go(build)
         outcome.steps += run.steps

@@ -143,7 +143,7 @@ def test_progress_of_a_shared_search(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100_000))
     monkeypatch.setattr("mmref.explore.explorer.monotonic", lambda: float(next(clock)))
     seen: list[Any] = []
-    report = explore(readers(5), executor=shuffled(monkeypatch, 1), progress=seen.append)
+    report = explore(readers(5), executor=shuffled(monkeypatch, 1), engine="source", progress=seen.append)
     assert report.executions == 32
     assert seen[-1].executions > 16
     assert all(one.estimated is None or 8 <= one.estimated <= 128 for one in seen)

@@ -66,7 +66,7 @@ def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     clock = iter(range(10_000))
     monkeypatch.setattr("mmref.explore.explorer.monotonic", lambda: float(next(clock)))
     seen: list[Progress] = []
-    explore(readers(3), progress=seen.append)
+    explore(readers(3), progress=seen.append, engine="source")
     assert [one.executions for one in seen] == [1, 2, 3, 4, 5, 6, 7]
     assert seen[0].pending == 2
     assert all(one.estimated is not None and 4 <= one.estimated <= 12 for one in seen)  # there are 8

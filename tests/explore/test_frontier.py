@@ -169,7 +169,7 @@ def other() -> Sequence[Thread]:
 
 
 def test_a_frontier_of_something_else() -> None:
-    frontier = explore(other, max_executions=3).frontier
+    frontier = explore(other, engine="source", max_executions=3).frontier
     assert frontier is not None
     with pytest.raises(UsageError, match=r"one of program 'other', not 'readers.<locals>.program'"):
         explore(readers(4), resume=frontier)
