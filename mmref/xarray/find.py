@@ -199,15 +199,14 @@ class Find(Store):
         offset = self.offset
         mask = self._mask
         chunk_shift = xa.chunk_shift
-        above: CursorNode = node
         looked_twice = False
         while index <= max:
             if offset == size:
                 offset = node.offset + 1
-                above = node.parent
-                if above is None:
+                parent = node.parent
+                if parent is None:
                     break
-                node = above
+                node = parent
                 advance = False
                 continue
 
@@ -236,7 +235,7 @@ class Find(Store):
 
             entry = node.slots[offset]
             if type(entry) is XaNode:
-                above = node = entry
+                node = entry
                 offset = (index >> node.shift) & mask
                 looked_twice = False
                 continue
@@ -253,7 +252,6 @@ class Find(Store):
                 cpu_relax()
             looked_twice = True
 
-        self.node = above
         self.index = index
         self.offset = offset
         return self._bounds_or_restart(max)

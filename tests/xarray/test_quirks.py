@@ -173,8 +173,10 @@ def test_13_search_that_would_spin() -> None:
     xa.store(9, "nine")
     xa.set_mark(9, 0)
     xa.xa_head.marks[0] |= 1 << 5
+    xas = XaState(xa)
     with pytest.raises(Livelock):
-        XaState(xa).find_marked(100, 0)
+        xas.find_marked(100, 0)
+    assert (xas.index, xas.offset, xas.node) == (5, 5, xa.xa_head)  # whoever interrupts it sees where it waits
     with pytest.raises(Livelock):
         xa.find(0, 100, 0)
 
