@@ -881,3 +881,15 @@ def test_constants_of_the_kernel() -> None:
     flags = (XA_FLAGS_LOCK_IRQ, XA_FLAGS_LOCK_BH, XA_FLAGS_TRACK_FREE, XA_FLAGS_ZERO_BUSY, XA_FLAGS_ALLOC_WRAPPED)
     assert (*flags, XA_FLAGS_ACCOUNT) == (1, 2, 4, 8, 16, 32)
     assert (XA_FLAGS_ALLOC, XA_FLAGS_ALLOC1) == (1 << 26 | 4, 4 | 8)
+
+
+@pytest.mark.parametrize("chunk_shift", [1, 2, 3, 6])
+def test_tree_is_no_higher_than_an_entry_at_0_asks_for(chunk_shift: int) -> None:
+    """An entry of several indices at 0 does not go into the head, so one index more than its own has to fit: no more."""
+    for order in range(1, 20):
+        xa: Array = XArray(chunk_shift=chunk_shift)
+        with xa.xa_lock:
+            XaState(xa, 0, order=order).store("large")
+        assert xa.xa_head.shift == order - order % chunk_shift
+        assert xa.allocator.live == 1
+        assert xa.get_order(0) == order
