@@ -885,7 +885,7 @@ def test_constants_of_the_kernel() -> None:
 
 @pytest.mark.parametrize("chunk_shift", [1, 2, 3, 6])
 def test_tree_is_no_higher_than_an_entry_at_0_asks_for(chunk_shift: int) -> None:
-    """An entry of several indices at 0 does not go into the head, so one index more than its own has to fit: no more."""
+    """An entry of several indices at 0 does not go into the head: one index more than its own has to fit, no more."""
     for order in range(1, 20):
         xa: Array = XArray(chunk_shift=chunk_shift)
         with xa.xa_lock:
