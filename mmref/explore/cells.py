@@ -6,11 +6,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from typing_extensions import override
+
 from mmref.errors import Deadlock, UsageError
 from mmref.explore.locations import LOCK, READ, UNLOCK, WRITE, Location, LocationName, note, point
 from mmref.sync import Cpu, this_cpu
 
-__all__ = ["Cell", "Mutex"]
+__all__ = ["BufferedCell", "Cell", "Mutex"]
 
 T = TypeVar("T")
 
@@ -30,6 +32,8 @@ class Cell(Location, Generic[T]):
     def __init__(self, value: T, name: LocationName = None) -> None:
         super().__init__(name)
         self._value = value
+        if self.run is not None and self.run.buffers is not None:
+            self.__class__ = BufferedCell
 
     def load(self) -> T:
         """Return the value."""
@@ -69,6 +73,34 @@ class Cell(Location, Generic[T]):
     def peek(self) -> T:
         """Return the value without an event, for checks and for printing."""
         return self._value
+
+    def put(self, value: T) -> None:
+        """Set the value without an event: a store that waited in a buffer becomes visible."""
+        self._value = value
+
+
+class BufferedCell(Cell[T]):
+    """A cell under a weak memory model (`memory.py`)."""
+
+    __slots__ = ()
+
+    @override
+    def load(self) -> T:
+        point(self, READ, "load")
+        run = self.run
+        if run is None or run.buffers is None or not run.live:
+            return self._value
+        value = run.buffers.value(run.current, self)
+        note(value)
+        return value
+
+    @override
+    def store(self, value: T) -> None:
+        run = self.run
+        if run is None or run.buffers is None or not run.live:
+            super().store(value)
+        else:
+            run.buffers.store(run.current, self, value)
 
 
 class Mutex(Location):

@@ -197,6 +197,8 @@ class Dpor:
         state.location = location
         state.mode = mode
         state.before = before
+        for position in cpu.joins:
+            before |= self.states[position].hb
         if cpu.more is not None or (cpu.guarded and mode != LOCK):
             hb = self._executed_further(state, cpu, depth, before)
         else:
@@ -349,6 +351,8 @@ class Dpor:
     def _waited(self, cpu: ExploredCpu, accesses: Iterable[Access], before: int, end: int) -> None:
         """Reverse the races of an operation that waits, whether or not it could go on in the end."""
         states = self.states
+        run = self._run
+        assert run is not None
         modes = dict(accesses)
         arrived = -1  # its CPU waits since the step after this one
         for position in range(end - 1, -1, -1):
@@ -365,7 +369,7 @@ class Dpor:
             if covered >> event & 1 or not self._conflicts(state, modes):
                 continue
             could = bool(state.enabled & cpu.bit)
-            known = event > arrived
+            known = event > arrived and run.buffers is None
             if is_lock and not known:
                 answer = self._was_free(event, cpu)
                 known = answer is not None
@@ -419,6 +423,11 @@ class Dpor:
             if not waiting & cpu.bit:
                 continue
             before = self._last_hb.get(cpu.id, 0)
+            if run.buffers is not None:
+                if run.buffers.waiting() & cpu.bit:
+                    continue  # its own stores come first, and have been explored first
+                for position in run.buffers.joins(cpu):
+                    before |= self.states[position].hb
             accesses = [(location.id, mode) for location, mode in cpu.accesses()]
             self._waited(cpu, accesses, before, end)
 

@@ -138,7 +138,8 @@ def explain(build: Build, trace: Trace, max_steps: int) -> RacingPair | None:
             continue  # it cannot come first after all
         if run.finding is None:
             events = [*(frozen_event(event) for event in recorder.events), *watched.waiting]
-            return RacingPair(events[first], events[second], Schedule.of(run.choices, trace.spec))
+            instead_of = Schedule.of(run.choices, trace.spec, trace.schedule.memory)
+            return RacingPair(events[first], events[second], instead_of)
     return None
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MAX_STEPS", "ENGINES", "Engine", "Resolver", "explore", "replay"]
 
 DEFAULT_MAX_STEPS = 20_000
+MEMORY = ("sc", "tso", "pso")
 _AFTERMATH_STEPS = 2_000
 
 
@@ -111,7 +112,8 @@ def explore(
         strategy: for a scenario: the strategy to judge.
         bound: for engine "bounded": the number of preemptions (2 if left out); for "pct": the depth of the bugs
             looked for (3 if left out).
-        memory: the memory model; "sc" (sequential consistency) is the only one yet.
+        memory: the memory model: "sc" (sequential consistency), "tso" (stores are delayed, in order) or "pso" (stores
+            to different cells are delayed in any order). The weak ones are for programs of `Cell` and `Mutex`.
         seed: for the engines "random" and "pct".
         executor: a `concurrent.futures.Executor` whose workers share the search, for the engines "source" and
             "optimal". The report is the same as without. What is sent to another process must be picklable: a
@@ -140,8 +142,8 @@ def explore(
     >>> explore(program).executions
     4
     """
-    if memory != "sc":
-        raise UsageError(f"memory={memory!r} is not available: only 'sc' (sequential consistency) is")
+    if memory not in MEMORY:
+        raise UsageError(f"memory={memory!r} is unknown: choose one of {', '.join(MEMORY)}")
     for name, value in (("max_executions", max_executions), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} must be at least 1")
@@ -165,7 +167,9 @@ def explore(
         )
     if max_executions is None and chosen.name in {"random", "pct"}:
         max_executions = DEFAULT_SAMPLES
-    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None)
+    if memory != "sc" and chosen.name in {"states", "bounded"}:
+        raise UsageError(f"engine {chosen.name!r} does not know memory={memory!r}: use engine='optimal' or 'random'")
+    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None, memory)
     search = _Search(job, chosen, tree, Limits(max_executions, max_seconds, progress))
     try:
         outcome = search.run(executor, on_execution)
@@ -205,7 +209,7 @@ def replay(
         program, strategy = resolve(schedule.spec)
     name, spec = describe(program, strategy)
     try:
-        trace = record(builder(program, strategy), schedule.choices, name, spec, max_steps)
+        trace = record(builder(program, strategy, schedule.memory), schedule.choices, name, spec, max_steps)
     finally:
         forget_last_execution()
     if expected is not None:
@@ -255,7 +259,7 @@ class _Search:
 
     def __init__(self, job: Job, engine: Engine, tree: Tree | None, limits: Limits) -> None:
         self.job = job
-        self.build = builder(job.program, job.strategy)
+        self.build = builder(job.program, job.strategy, job.memory)
         self.engine = engine
         self.tree = tree
         self.limits = limits

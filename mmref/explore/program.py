@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from mmref.errors import UsageError
+from mmref.explore.locations import THREAD
 
 __all__ = ["Execution", "Program", "Scenario", "builder", "describe"]
 
@@ -54,8 +55,23 @@ class Scenario(Protocol):
         """Return what a schedule string must say to build it again: ``seek-data/upstream-6.12/pages=4``."""
 
 
-def builder(subject: Program | Scenario, strategy: object | None) -> Callable[[], Execution]:
-    """Return the function that builds one execution of a program or scenario."""
+def builder(subject: Program | Scenario, strategy: object | None, memory: str = "sc") -> Callable[[], Execution]:
+    """Return the function that builds one execution of a program or scenario, under a memory model."""
+    build = _builder(subject, strategy)
+    if memory == "sc":
+        return build
+    from mmref.explore.memory import StoreBuffers
+
+    def build_weak() -> Execution:
+        run = THREAD.run
+        assert run is not None
+        run.buffers = StoreBuffers(memory)
+        return build()
+
+    return build_weak
+
+
+def _builder(subject: Program | Scenario, strategy: object | None) -> Callable[[], Execution]:
     if isinstance(subject, Scenario):
         scenario = subject
         return lambda: scenario.build(strategy)

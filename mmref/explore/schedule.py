@@ -2,7 +2,9 @@
 """Schedules as short strings that can be copied into a mail, a test or a command line.
 
 ``v1:0x12,1x5,0`` says: CPU 0 performs 12 accesses, then CPU 1 performs 5, then CPU 0 one. What to run may stand in
-front: ``seek-data/freeze-and-replace/pages=4:v1:0x12,1x5``. ``v1:-`` is the schedule without a step.
+front: ``seek-data/freeze-and-replace/pages=4:v1:0x12,1x5``. ``v1:-`` is the schedule without a step. Under a weak
+memory model, which stands behind the version (``v1-tso:0,2,1``), numbers behind those of the CPUs are their store
+buffers.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from mmref.explore.scheduler import ExploredCpu, Run
 __all__ = ["FollowSchedule", "FollowToTheEnd", "Schedule"]
 
 _VERSION = "v1"
-_STRING = re.compile(r"(?:(?P<spec>.*):)?(?P<version>v\d+):(?P<runs>[^:]*)", re.DOTALL)
+_STRING = re.compile(r"(?:(?P<spec>.*):)?(?P<version>v\d+)(?:-(?P<memory>tso|pso))?:(?P<runs>[^:]*)", re.DOTALL)
 _RUN = re.compile(r"(\d{1,4})(?:x([1-9]\d{0,7}))?")
 _MAX_STEPS = 10_000_000
 _EXAMPLE = "v1:0x12,1x5,0"
@@ -26,7 +28,7 @@ _EXAMPLE = "v1:0x12,1x5,0"
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The CPU that performs each step, and what program to run, if that is known.
+    """The CPU that performs each step, under which memory model, and what program to run, if that is known.
 
     >>> schedule = Schedule.of([0, 0, 1, 0])
     >>> str(schedule), schedule.switches
@@ -37,11 +39,12 @@ class Schedule:
 
     choices: tuple[int, ...]
     spec: str = ""
+    memory: str = "sc"
 
     @classmethod
-    def of(cls, choices: Iterable[int], spec: str = "") -> Schedule:
+    def of(cls, choices: Iterable[int], spec: str = "", memory: str = "sc") -> Schedule:
         """Create a schedule from the number of the CPU at each step."""
-        return cls(tuple(choices), spec)
+        return cls(tuple(choices), spec, memory)
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
@@ -70,14 +73,15 @@ class Schedule:
                 if len(choices) + count > _MAX_STEPS:
                     raise UsageError(f"the schedule {_shown(text)} has more than {_MAX_STEPS} steps")
                 choices.extend([int(run[1])] * count)
-        return cls(tuple(choices), match["spec"] or "")
+        return cls(tuple(choices), match["spec"] or "", match["memory"] or "sc")
 
     def __str__(self) -> str:
         runs = []
         for cpu, group in groupby(self.choices):
             count = sum(1 for _ in group)
             runs.append(f"{cpu}x{count}" if count > 1 else str(cpu))
-        text = f"{_VERSION}:{','.join(runs) or '-'}"
+        model = "" if self.memory == "sc" else f"-{self.memory}"
+        text = f"{_VERSION}{model}:{','.join(runs) or '-'}"
         return f"{self.spec}:{text}" if self.spec else text
 
     @property

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from greenlet import greenlet as new_greenlet
@@ -25,6 +25,9 @@ from mmref.explore.locations import LOCK, MODE_NAMES, READ, THREAD, WRITE, Effec
 from mmref.explore.lock_order import LockOrders
 from mmref.explore.program import Execution
 from mmref.sync import _THIS_CPU, Cpu
+
+if TYPE_CHECKING:
+    from mmref.explore.memory import StoreBuffers
 
 __all__ = ["BLOCKED", "COMPLETE", "ENGINE_FOLDER", "FAILED", "STUCK", "WORK_CODE", "Chooser", "Event", "ExploredCpu",
            "Recorder", "Run", "Worker", "place_text"]
@@ -135,10 +138,11 @@ class ExploredCpu(Cpu):
         spin: what `cpu_relax()` waits for: locations, each with the step of this CPU's last access.
         seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the steps. (Accesses
             that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
+        joins: positions of events of other CPUs that the pending operation comes after in any case.
         held: the locks that this CPU holds, and how, if the orders of locks are wanted.
     """
 
-    __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "label",
+    __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "joins", "label",
                  "location", "mode", "more", "name", "next_location",
                  "result", "run", "seen", "spin", "spun", "stack", "started",
                  "waited")  # fmt: skip
@@ -174,6 +178,7 @@ class ExploredCpu(Cpu):
         self.spun = False
         self.effect = None
         self.more = None
+        self.joins: tuple[int, ...] = ()
         self.seen.clear()
         self.held.clear()
 
@@ -200,6 +205,22 @@ class ExploredCpu(Cpu):
                 last[location.id] = location, step
             self.spin = list(last.values())
             self.seen.clear()
+
+    def fence(self) -> None:
+        """Wait until this CPU's stores are visible to all, under a weak memory model."""
+        if self.run.live and self.run.buffers is not None:
+            self.run.buffers.fence(self)
+
+    def pend(self, location: Location, mode: Mode, label: str) -> None:
+        """Let the explorer decide when a plain operation is performed; `point()` does the same for all others."""
+        self.location = location
+        self.mode = mode
+        self.label = label
+        self.effect = None
+        self.more = None
+        if self.spin is not None:
+            self.guard(None, None)
+        self.run.reschedule(self)
 
     def guard(self, enabled: Guard | None, holder: str | Callable[[], str] | None) -> None:
         """Make the pending operation wait, for its own guard or for the end of a busy wait."""
@@ -336,6 +357,8 @@ class Run:
         end: how it ended: COMPLETE, BLOCKED, STUCK or FAILED.
         finding: the exception that was found, if any.
         relaxed: whether a CPU has called cpu_relax().
+        buffers: the store buffers of a weak memory model; set before anything is created.
+        real: the number of CPUs that are no store buffers; 256 if there are no buffers.
         locations: all that were created, for an engine that must know them.
         culprit: the number of the CPU in whose code, or after whose step, the finding came up.
         found_at: the number of steps performed when it did; None if it came up at the end.
@@ -367,6 +390,8 @@ class Run:
         self.stop_at_finding = stop_at_finding
         self.checked_steps = checked_steps
         self.lock_orders = lock_orders
+        self.buffers: StoreBuffers | None = None
+        self.real = 256
         self.live = False
         self.starting = True
         self.changed = False
@@ -428,7 +453,10 @@ class Run:
         for cpu, name, entry in zip(self.cpus, self.execution.names, threads, strict=True):
             cpu.prepare(self, name, entry)
         self.unfinished = (1 << len(threads)) - 1
-        for cpu in self.cpus:
+        if self.buffers is not None:
+            self.real = len(threads)
+            self.cpus.extend(self.buffers.start(self, self.cpus[:]))
+        for cpu in self.cpus[: len(threads)]:
             cpu.started = True
             self._resume(cpu.greenlet, cpu)
             if self.crash is not None:
@@ -458,6 +486,8 @@ class Run:
 
     def reschedule(self, cpu: ExploredCpu) -> None:
         """Let the chooser pick who goes on; return when it is `cpu`."""
+        if self.buffers is not None:
+            self.buffers.announce(cpu)
         if self.recorder is not None:
             cpu.stack = call_stack(3)
             cpu.waited = cpu.guarded and not cpu.ready()
@@ -470,49 +500,55 @@ class Run:
 
     def _next(self) -> Greenlet:
         """Choose the next step, and return the greenlet to go on with: its CPU's, or the hub's at the end."""
-        try:
-            if self.changed:
-                self.changed = False
-                if self.execution.on_step is not None and self.steps > self.checked_steps:
-                    self._check_step()
-            if not self.unfinished:
-                return self.hub
-            if self.finding is not None and self.stop_at_finding:
-                self.end = FAILED
-                return self.hub
-            if self.steps >= self.max_steps:
-                self._too_long()
-                return self.hub
-            choice = self.chooser.choose(self)
-            if choice < 0:
-                self._stop()
-                return self.hub
-            self.choices.append(choice)
-            cpu = self.cpus[choice]
-            mode = cpu.mode if cpu.effect is None else cpu.effective()
-            self.chooser.executed(cpu, mode)
-            if (mode >= LOCK or cpu.effect is not None) and self.lock_orders is not None:
-                self.lock_orders.note(cpu, mode)
-            if self.recorder is not None:
-                self.recorder.add(self.steps, cpu, mode)
-            steps = self.steps = self.steps + 1
-            location = cpu.location
-            if mode == READ:
-                cpu.seen.append((location, steps))
-            else:
-                location.version = steps
-                self.changed = True
-                if mode == WRITE:
+        while True:
+            try:
+                if self.changed:
+                    self.changed = False
+                    if self.execution.on_step is not None and self.steps > self.checked_steps:
+                        self._check_step()
+                if not self.unfinished:
+                    return self.hub
+                if self.finding is not None and self.stop_at_finding:
+                    self.end = FAILED
+                    return self.hub
+                if self.steps >= self.max_steps:
+                    self._too_long()
+                    return self.hub
+                choice = self.chooser.choose(self)
+                if choice < 0:
+                    self._stop()
+                    return self.hub
+                self.choices.append(choice)
+                cpu = self.cpus[choice]
+                mode = cpu.mode if cpu.effect is None else cpu.effective()
+                if self.buffers is not None:
+                    self.buffers.choose(cpu)
+                self.chooser.executed(cpu, mode)
+                if (mode >= LOCK or cpu.effect is not None) and self.lock_orders is not None:
+                    self.lock_orders.note(cpu, mode)
+                if self.recorder is not None:
+                    self.recorder.add(self.steps, cpu, mode)
+                steps = self.steps = self.steps + 1
+                location = cpu.location
+                if mode == READ:
                     cpu.seen.append((location, steps))
-            if cpu.more is not None:
-                self._further(cpu, mode)
-            if cpu.guarded:
-                cpu.passed()
-            self.current = cpu
-            return cpu.greenlet
-        except BaseException as error:  # must not surface in the code of the CPU that called
-            self.crash = error
-            return self.hub
+                else:
+                    location.version = steps
+                    self.changed = True
+                    if mode == WRITE:
+                        cpu.seen.append((location, steps))
+                if cpu.more is not None:
+                    self._further(cpu, mode)
+                if cpu.guarded:
+                    cpu.passed()
+                if choice >= self.real:
+                    self.buffers.flush(cpu)  # type: ignore[union-attr,arg-type]
+                    continue
+                self.current = cpu
+                return cpu.greenlet
+            except BaseException as error:  # must not surface in the code of the CPU that called
+                self.crash = error
+                return self.hub
 
     def _further(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Account for the further locations of an operation."""
@@ -534,7 +570,8 @@ class Run:
             self.execution.on_step()
         except Exception as error:  # as in a CPU's code
             self.finding = error
-            self.culprit = self.current.id
+            mover = self.cpus[self.choices[-1]]
+            self.culprit = getattr(mover, "owner", mover).id
             self.found_at = self.steps
         finally:
             self.live = True
@@ -551,7 +588,14 @@ class Run:
             for cpu in self.cpus:
                 if waiting & cpu.bit and not cpu.ready():
                     mask &= ~cpu.bit
+        if self.buffers is not None:
+            mask &= ~self.buffers.waiting()
         return mask
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the CPUs, and of their store buffers if there are any."""
+        return [cpu.name for cpu in self.cpus]
 
     def failed(self, cpu: ExploredCpu, error: Exception) -> None:
         """Take an exception that ended a CPU's code as a finding."""

@@ -144,9 +144,12 @@ class Trace:
     def of(cls, run: Run, recorder: Recorder, program: str, spec: str, aftermath: Sequence[Event] = ()) -> Trace:
         """Return the trace of a recorded execution, and of what the other CPUs did after its finding."""
         events = tuple(frozen_event(event) for event in recorder.events)
-        schedule = Schedule.of((event.cpu for event in events), spec)
-        return cls(program, spec, schedule, tuple(run.execution.names), events, Verdict.of(run),
-                   tuple(frozen_event(event) for event in aftermath))  # fmt: skip
+        memory = "sc" if run.buffers is None else run.buffers.model
+        schedule = Schedule.of((event.cpu for event in events), spec, memory)
+        further = tuple(frozen_event(event) for event in aftermath)
+        count = max((event.cpu + 1 for event in (*events, *further)), default=0)
+        names = run.names[: max(count, len(run.execution.names))]
+        return cls(program, spec, schedule, tuple(names), events, Verdict.of(run), further)
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the trace as JSON text."""

@@ -67,6 +67,7 @@ class Job:
         program, strategy, stop_at_first, max_steps: as for `explore()`.
         engine: one of `DPOR`.
         tell: whether the completed executions are wanted.
+        memory: the memory model.
     """
 
     program: Program | Scenario
@@ -75,6 +76,7 @@ class Job:
     stop_at_first: bool
     max_steps: int
     tell: bool
+    memory: str = "sc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ def work(
                     outcome.found_in = outcome.executions
                     outcome.first = run.schedule(), Verdict.of(run)
             if tell is not None:
-                results = [cpu.result for cpu in run.cpus]
+                results = [cpu.result for cpu in run.cpus[: run.real]]
                 tell(Completed(outcome.executions, run.schedule(), Verdict.of(run), results))
         if finding is not None and (stop_at_first or isinstance(finding, StepLimit)):
             outcome.stopped = True
@@ -201,7 +203,7 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
 
         try:
             done = work(
-                builder(job.program, job.strategy), engine, outcome, stop_at_first=job.stop_at_first,
+                builder(job.program, job.strategy, job.memory), engine, outcome, stop_at_first=job.stop_at_first,
                 max_steps=job.max_steps, enough=enough, tell=outcome.completed.append if job.tell else None,
             )  # fmt: skip
         except Exception as error:  # the program's own, or a UsageError of ours: explore() raises it again

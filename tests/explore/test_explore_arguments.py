@@ -16,7 +16,7 @@ from .programs import lastzero, readers
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"memory": "tso"}, "memory='tso' is not available: only 'sc'"),
+        ({"memory": "x86"}, "memory='x86' is unknown: choose one of sc, tso, pso"),
         ({"executor": object()}, "executor=<object .* cannot be used: give a concurrent.futures.Executor"),
         ({"max_seconds": 0}, "max_seconds=0 must be more than 0"),
         ({"engine": "sorce"}, "did you mean 'source'"),
