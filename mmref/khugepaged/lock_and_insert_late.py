@@ -109,16 +109,24 @@ class LockAndInsertLate(CollapseStrategy):
             return
         index = run.start
         for folio in run.old:
-            while index < folio.index:
-                run.new.clear_page(index - run.start)
-                index += 1
-            for page in range(folio.nr_pages):
-                if not run.new.copy_page(index - run.start, folio, page):
-                    raise Abandon(ScanResult.COPY_MC)
-                index += 1
-        while index < run.end:
-            run.new.clear_page(index - run.start)
-            index += 1
+            self.clear_gap(run, index, folio.index)
+            self.copy_folio(run, folio)
+            index = folio.next_index
+        self.clear_tail(run, index)
+
+    def copy_folio(self, run: CollapseRun, folio: Folio) -> None:
+        """Copy all pages of an old folio; its memory may turn out to be broken. Linux 12904d953364 (v6.4)."""
+        for page in range(folio.nr_pages):
+            if not run.new.copy_page(folio.index + page - run.start, folio, page):
+                raise Abandon(ScanResult.COPY_MC)
+
+    def clear_gap(self, run: CollapseRun, index: int, end: int) -> None:
+        """Clear the holes in front of an old folio: the new one was not cleared. Linux 2af8ff291848 (v4.20)."""
+        _clear(run, index, end)
+
+    def clear_tail(self, run: CollapseRun, index: int) -> None:
+        """Clear the holes behind the last old folio."""
+        _clear(run, index, run.end)
 
     def block_holes(self, run: CollapseRun) -> None:
         """Put a RETRY entry into every hole, so that nobody fills one any more; leaves i_pages locked.
@@ -135,14 +143,21 @@ class LockAndInsertLate(CollapseStrategy):
         run.xa_lock()
         try:
             self.put_retry_entries(run)
-            for vma in run.mapping.vmas(run.start, run.end):  # one too far, as in the kernel: `end` is included
-                if vma.userfaultfd_missing():
-                    raise Abandon(ScanResult.EXCEED_NONE_PTE)
+            self.check_userfaultfd(run, run.end)
         except Abandon:
             i_mmap_rwsem.up_read()
             self.unblock_holes(run)
             raise
         i_mmap_rwsem.up_read()
+
+    def check_userfaultfd(self, run: CollapseRun, last: int) -> None:
+        """Give up if a monitor watches for missing pages anywhere up to an index, this one included.
+
+        The index is one too far, as in the kernel. Context: i_pages is locked, and i_mmap_rwsem is held.
+        """
+        for vma in run.mapping.vmas(run.start, last):
+            if vma.userfaultfd_missing():
+                raise Abandon(ScanResult.EXCEED_NONE_PTE)
 
     def put_retry_entries(self, run: CollapseRun) -> None:
         """Block the holes, and count them again. Context: i_pages is locked."""
@@ -154,6 +169,10 @@ class LockAndInsertLate(CollapseStrategy):
                 if run.xas.error:
                     raise Abandon(ScanResult.STORE_FAILED)
                 blocked += 1
+        self.recount_holes(run, blocked)
+
+    def recount_holes(self, run: CollapseRun, blocked: int) -> None:
+        """Give up if there are fewer holes than the scan met: somebody has filled one. Context: i_pages is locked."""
         if blocked != run.nr_none:
             raise Abandon(ScanResult.PAGE_FILLED)
 
@@ -175,23 +194,35 @@ class LockAndInsertLate(CollapseStrategy):
             let_go_of_ordinary(run.old)
             return
         for folio in run.old:
-            folio.mapping = None
-            folio.clear_active()
-            folio.clear_unevictable()
-            folio.unlock()
-            folio.put_refs(2 + folio.nr_pages)
+            self.let_go(folio)
+
+    def let_go(self, folio: Folio) -> None:
+        """Let go of an old folio: first it leaves the file, then its lock, then its references."""
+        folio.mapping = None
+        folio.clear_active()
+        folio.clear_unevictable()
+        folio.unlock()
+        folio.put_refs(2 + folio.nr_pages)
 
     def roll_back(self, run: CollapseRun, result: ScanResult) -> None:
         """Let go of everything: the cache has not been changed."""
         if run.nr_none:
-            run.xa_lock()
-            self.uncharge_holes(run)
-            run.xa_unlock()
+            self.refund_holes(run)
         self.give_back_old(run)
         if result is ScanResult.COPY_MC and not run.is_shmem:
-            run.mapping.nr_thps -= 1  # Linux 12904d953364 (v6.4)
-            smp_mb()
+            self.uncount_huge(run)
         self.drop_new(run)
+
+    def refund_holes(self, run: CollapseRun) -> None:
+        """Take back what was charged for holes, with i_pages locked."""
+        run.xa_lock()
+        self.uncharge_holes(run)
+        run.xa_unlock()
+
+    def uncount_huge(self, run: CollapseRun) -> None:
+        """Take back the announcement of a huge page. Linux 12904d953364 (v6.4)."""
+        run.mapping.nr_thps -= 1
+        smp_mb()
 
     def give_back_old(self, run: CollapseRun) -> None:
         """Unlock the old folios and put them back on the LRU."""
@@ -199,3 +230,9 @@ class LockAndInsertLate(CollapseStrategy):
             folio.unlock()
             run.mapping.memory.lru.putback(folio)
             folio.put()
+
+
+def _clear(run: CollapseRun, index: int, end: int) -> None:
+    """Clear the pages of the new folio from an index of the file up to another."""
+    for page in range(index - run.start, end - run.start):
+        run.new.clear_page(page)

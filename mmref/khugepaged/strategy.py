@@ -184,8 +184,9 @@ class CollapseStrategy(ABC):
 
     def __init_subclass__(cls) -> None:
         """Note whether a subclass takes the steps with an old folio as the built-in strategies do."""
-        steps = ("scan", "check_old", "isolate_old", "lock_present", "lock_old", "claim_old", "copy", "release_old",
-                 "copy_and_release", "give_back_old")  # fmt: skip
+        steps = ("scan", "check_not_empty", "check_old", "check_size", "isolate_old", "put_back", "lock_present",
+                 "lock_old", "claim_old", "behind", "copy", "copy_folio", "copy_and_release", "release_old", "let_go",
+                 "give_back_old")  # fmt: skip
         cls.in_one_go = all(getattr(getattr(cls, step, None), "__module__", _HOME) in _BUILT_IN for step in steps)
 
     def claim_all(self, run: CollapseRun, freeze: bool = False) -> bool:
@@ -218,9 +219,7 @@ class CollapseStrategy(ABC):
             entry = self.look_at(run, index)
             if entry is None and run.is_shmem:
                 if index == run.start:
-                    if run.xas.next_entry(run.end - 1) is None:
-                        raise Abandon(ScanResult.TRUNCATED)  # punched or truncated since it was chosen
-                    run.xas.set(index)
+                    self.check_not_empty(run)
                 self.meet_hole(run)
                 index += 1
                 continue
@@ -232,7 +231,20 @@ class CollapseStrategy(ABC):
                 folio.unlock()
                 folio.put()
                 raise
-            index += folio.nr_pages
+            index = self.behind(folio)
+
+    def check_not_empty(self, run: CollapseRun) -> None:
+        """Give up if nothing at all is there: it was punched or truncated since it was chosen.
+
+        Linux 701270fa193a (v4.20). Context: i_pages is locked, and the cursor is at the first index.
+        """
+        if run.xas.next_entry(run.end - 1) is None:
+            raise Abandon(ScanResult.TRUNCATED)
+        run.xas.set(run.start)
+
+    def behind(self, folio: Folio) -> int:
+        """Return the index to go on with after a folio (pages)."""
+        return folio.next_index
 
     @abstractmethod
     def look_at(self, run: CollapseRun, index: int) -> Folio | int | None:
@@ -255,15 +267,22 @@ class CollapseStrategy(ABC):
         if isinstance(entry, Folio) and entry.test_uptodate():
             return self.lock_present(run, entry)
         run.xa_unlock()
+        return self.make_usable(run, index)
+
+    def make_usable(self, run: CollapseRun, index: int, sgp: Sgp = Sgp.NOALLOC) -> Folio:
+        """Bring a page back from swap, or clear it; return it locked. It is not allocated if it has gone meanwhile.
+
+        Linux acdd9f8e0fed (v5.15). Context: i_pages is not locked; sleeps.
+        """
         inode = run.inode
         if not isinstance(inode, ShmemInode):
             raise MmrefInternalError(f"{inode!r} is not on tmpfs")
         try:
-            folio = inode.get_folio(index, Sgp.NOALLOC)
+            folio = inode.get_folio(index, sgp)
         except OSError:
             raise Abandon(ScanResult.FAIL) from None
         if folio is None:
-            raise MmrefInternalError(f"Sgp.NOALLOC gave no folio at index {index}")
+            raise MmrefInternalError(f"{sgp} gave no folio at index {index}")
         return folio
 
     def lock_old_of_file(self, run: CollapseRun, index: int, entry: Folio | int | None) -> Folio:
@@ -282,11 +301,19 @@ class CollapseStrategy(ABC):
             return folio
         if entry.test_dirty():
             run.xa_unlock()
-            filemap_flush(run.mapping)
+            self.flush_dirty(run)
             raise Abandon(ScanResult.FAIL)
-        if entry.test_writeback():
-            raise Abandon(ScanResult.FAIL)
+        self.check_writeback(entry)
         return self.lock_present(run, entry)
+
+    def flush_dirty(self, run: CollapseRun) -> None:
+        """Start writing the file, so that the next try finds it clean. Linux 75f360696ce9 (v5.5)."""
+        filemap_flush(run.mapping)
+
+    def check_writeback(self, folio: Folio) -> None:
+        """Give up on a folio that is being written to the disk. Linux 74c42e1baacf (v5.15)."""
+        if folio.test_writeback():
+            raise Abandon(ScanResult.FAIL)
 
     def lock_present(self, run: CollapseRun, folio: Folio) -> Folio:
         """Lock a folio that is in the cache, if that needs no waiting, and take a reference; unlocks i_pages."""
@@ -298,17 +325,27 @@ class CollapseStrategy(ABC):
 
     def check_old(self, run: CollapseRun, folio: Folio) -> None:
         """Look again, now that the folio is locked: it may have changed since the cursor saw it."""
-        if not folio.test_uptodate():
-            raise Abandon(ScanResult.FAIL)
-        if folio.order:
-            if folio.order == run.order and folio.index == run.start:
-                raise Abandon(ScanResult.PTE_MAPPED_HUGEPAGE)
-            if not self.collapses_large:
-                raise Abandon(ScanResult.PAGE_COMPOUND)
+        self.check_uptodate(folio)
+        self.check_size(run, folio)
         if folio.mapping is not run.mapping:
             raise Abandon(ScanResult.TRUNCATED)
-        if not run.is_shmem and (folio.test_dirty() or folio.test_writeback()):
+        if not run.is_shmem:
+            if folio.test_dirty():
+                raise Abandon(ScanResult.FAIL)
+            self.check_writeback(folio)
+
+    def check_uptodate(self, folio: Folio) -> None:
+        """Give up on a locked folio whose content is not valid. Linux 4655e5e5f387 (v5.4)."""
+        if not folio.test_uptodate():
             raise Abandon(ScanResult.FAIL)
+
+    def check_size(self, run: CollapseRun, folio: Folio) -> None:
+        """Give up on a folio that is the huge one already, or of a size that is not collapsed."""
+        if folio.order:
+            if folio.order == run.order and folio.index == run.start:
+                raise Abandon(ScanResult.PTE_MAPPED_HUGEPAGE)  # Linux 06a5e1268a5f (v4.20)
+            if not self.collapses_large:
+                raise Abandon(ScanResult.PAGE_COMPOUND)
 
     def isolate_old(self, run: CollapseRun, index: int, folio: Folio) -> None:
         """Take a locked folio off the LRU and out of the page tables, and claim it; leaves i_pages locked."""
@@ -316,7 +353,7 @@ class CollapseStrategy(ABC):
         if not lru.isolate(folio):
             raise Abandon(ScanResult.DEL_PAGE_LRU)
         if not run.is_shmem and not run.inode.release_folio(folio):
-            lru.putback(folio)
+            self.put_back(run, folio)
             raise Abandon(ScanResult.PAGE_HAS_PRIVATE)
         if folio.mapped():
             try_to_unmap(folio, batch_flush=True)
@@ -328,8 +365,12 @@ class CollapseStrategy(ABC):
             self.claim_old(run, folio)
         except Abandon:
             run.xa_unlock()
-            lru.putback(folio)
+            self.put_back(run, folio)
             raise
+
+    def put_back(self, run: CollapseRun, folio: Folio) -> None:
+        """Put a folio back on the LRU that was isolated in vain. Linux 2f33a706027c (v5.7)."""
+        run.mapping.memory.lru.putback(folio)
 
     # Finishing ---------------------------------------------------------------------------------------------
 

@@ -108,15 +108,9 @@ class Upstream612(LockAndInsertLate):
         return ScanResult.PTE_MAPPED_HUGEPAGE if wants_mapping else ScanResult.SUCCEED
 
     @override
-    def roll_back(self, run: CollapseRun, result: ScanResult) -> None:
-        """Let go of everything: the cache has not been changed."""
-        if run.nr_none:
-            run.xa_lock()
-            run.mapping.nrpages -= run.nr_none
-            run.xa_unlock()
-            run.inode.uncharge(run.nr_none)
-        self.give_back_old(run)
-        if result is ScanResult.COPY_MC and not run.is_shmem:
-            run.mapping.nr_thps -= 1
-            smp_mb()
-        self.drop_new(run)
+    def refund_holes(self, run: CollapseRun) -> None:
+        """Take back what was charged for holes; uncharging may take other locks, so i_pages is not locked."""
+        run.xa_lock()
+        run.mapping.nrpages -= run.nr_none
+        run.xa_unlock()
+        run.inode.uncharge(run.nr_none)
