@@ -5,11 +5,17 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mmref import __version__, cli
+from mmref.commands import race
+from mmref.explore import catalogue
+from mmref.explore.catalogue import get_scenario, scenarios
+from mmref.khugepaged import strategies
 from mmref.live import data_extents, sparse_file, supported
 
 MINE = """
@@ -195,18 +201,118 @@ def test_version_and_help(mmref):
     assert "race" in mmref("--help").out
 
 
-def test_ctrl_c_keeps_what_has_been_explored(mmref, monkeypatch):
-    explore = cli._explore
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    def interrupted(scenario, strategy, quiet):
-        if scenario.name == "seek-hole":
+
+def rows_of(mmref, line, status=0):
+    """Return what JSON says about each exploration, but for the time it took."""
+    rows = json.loads(mmref(f"{line} --json", status=status).out)
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def test_ctrl_c_keeps_what_has_been_explored_and_says_how_to_go_on(mmref, in_folder, monkeypatch):
+    whole = rows_of(mmref, "race --layout DD")
+    explore_cell = race._explore_cell
+
+    def interrupted(cell, *others):
+        if cell.spec.startswith("seek-hole"):
             raise KeyboardInterrupt
-        return explore(scenario, strategy, quiet)
+        explore_cell(cell, *others)
 
-    monkeypatch.setattr(cli, "_explore", interrupted)
+    monkeypatch.setattr(race, "_explore_cell", interrupted)
     done = mmref("race --layout DD", status=130)
     assert "seek-data" in done.out
-    assert "interrupted after 2 of 6 explorations" in done.err
+    assert done.err == (
+        "mmref: interrupted: 4 of 6 explorations are not finished; to go on: mmref race --resume mmref-race.frontier\n"
+    )
+    monkeypatch.setattr(race, "_explore_cell", explore_cell)
+    assert rows_of(mmref, "race --resume mmref-race.frontier") == whole
+    assert not (in_folder / "mmref-race.frontier").exists(), "nothing is left of it"
+
+
+def test_a_budget_leaves_what_can_be_resumed(mmref, in_folder):
+    line = "race mincore --strategy lock-and-insert-late --layout DDDD"
+    whole = rows_of(mmref, line)
+    assert whole[0]["exhaustive"]
+    assert whole[0]["executions"] > 20
+    done = mmref(f"{line} --max-executions 20")
+    assert "none in 20 executions, stopped by max_executions=20" in done.out
+    assert "--max-executions N" in done.err
+    left = "race --resume mmref-race.frontier"
+    assert "each exploration has had its 20 executions; give a larger" in mmref(left, status=2).err
+    assert rows_of(mmref, f"{left} --max-executions 30")[0]["executions"] == 30
+    assert rows_of(mmref, f"{left} --max-executions 100000") == whole
+    done = mmref(f"{line} --max-seconds 0.001")
+    assert "out of time after 0.001 s: 1 of 1 explorations are not finished" in done.err
+    assert rows_of(mmref, left) == whole
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "version", "row", "frontier"])
+def test_a_damaged_file_to_resume_from(mmref, in_folder, damage):
+    mmref("race mincore --layout DDDD --max-executions 20")
+    path = in_folder / "mmref-race.frontier"
+    text = path.read_text()
+    path.write_text({
+        "cut": text[: len(text) // 2], "foreign": "{}", "version": text.replace('"mmref_race": 1', '"mmref_race": 7'),
+        "row": text.replace('"blocked"', '"clogged"'), "frontier": text.replace('"tree"', '"shrub"'),
+    }[damage])  # fmt: skip
+    done = mmref("race --resume mmref-race.frontier", status=2)
+    assert done.err.startswith("mmref: 'mmref-race.frontier' is" if damage != "row" else "mmref: 'mmref-race.frontier'")
+    assert done.err.count("\n") == 1
+
+
+def test_two_processes_find_what_one_finds(mmref):
+    line = "race seek-data mincore --layout DDDD"
+    assert rows_of(mmref, f"{line} --jobs 2") == rows_of(mmref, line)
+
+
+def test_another_engine(mmref):
+    assert [row["engine"] for row in rows_of(mmref, "race seek-data --layout DD --engine source")] == ["source"] * 2
+    assert "did you mean 'source'?" in mmref("race seek-data --layout DD --engine sauce", status=2).err
+
+
+def test_the_matrix_of_everything(mmref, in_folder, monkeypatch):
+    few = {name: [replace(get_scenario(name), layout="DD")] for name in ("seek-data", "seek-hole", "read")}
+    monkeypatch.setattr(catalogue, "variants", lambda: few)
+    done = mmref("race --all --markdown page.md")
+    assert "RACE A1 (B32) in " in done.out
+    page = (in_folder / "page.md").read_text()
+    rows = rows_of(mmref, "race --all")
+    asked = [(one, other) for one in few for other in strategies()]
+    assert [(row["scenario"], row["strategy"]) for row in rows] == asked
+    for row in rows:
+        assert row["holds"] or f"{row['ladder']}\n```\n" in page
+        assert row["holds"] or f"    mmref replay '{row['schedule']}'" in page
+    line = next(line for line in page.splitlines() if line.startswith("| read |"))
+    assert line.count("none in ") == len(strategies())
+    assert "--all explores every scenario" in mmref("race read --all", status=2).err
+
+
+def test_where_the_page_is_to_be_written_is_looked_at_first(mmref):
+    assert "there is no folder /nonexistent" in mmref("race --layout DD --markdown /nonexistent/page.md", status=2).err
+
+
+def test_a_race_is_explained(mmref):
+    done = mmref("race seek-data --strategy freeze-and-replace --layout DD")
+    at = done.lines.index("what matters is the order of two accesses:")
+    first, then = done.lines[at + 1 : at + 3]
+    assert "CPU 1: folio_test_uptodate(new_folio) == false in folio_seek_hole_data(), " in first
+    assert "CPU 0: folio_mark_uptodate(new_folio) in collapse_file(), " in then
+    for line in (first, then):
+        file, _, number = line.rpartition(", ")[2].partition(":")
+        path = Path(cli.__file__).parents[1] / file[file.index("mmref/") :]
+        assert "uptodate(" in path.read_text().splitlines()[int(number) - 1]
+
+
+def test_scenarios(mmref):
+    assert "uffd" in mmref("scenarios").out
+    listed = json.loads(mmref("scenarios --json").out)
+    assert [one["name"] for one in listed] == list(scenarios())
 
 
 def test_importing_mmref_imports_next_to_nothing():

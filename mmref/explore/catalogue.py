@@ -11,7 +11,7 @@ from mmref.explore.actors import ACTORS
 from mmref.explore.scenario import CollapseScenario
 from mmref.khugepaged import CollapseStrategy, get_strategy
 
-__all__ = ["get_scenario", "scenario_from_spec", "scenarios"]
+__all__ = ["get_scenario", "scenario_from_spec", "scenarios", "variants"]
 
 _SEEK_DATA = (
     "A program that copies only what SEEK_DATA finds (cp, tar, rsync) silently leaves these pages out of the copy."
@@ -92,6 +92,11 @@ def scenarios() -> dict[str, CollapseScenario]:
     found[_ALONE.name] = _ALONE
     found.update((one.name, one) for one in _OTHERS)
     return found
+
+
+def variants() -> dict[str, list[CollapseScenario]]:
+    """Return the shapes in which `mmref race --all` explores each scenario, by its name."""
+    return {name: [one] for name, one in scenarios().items()}
 
 
 def get_scenario(name: str) -> CollapseScenario:

@@ -1,21 +1,60 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a race is on record: what the ids in `CollapseStrategy.known_races` stand for."""
+"""Where a race is on record: what the ids in `CollapseStrategy.known_races` stand for, and how each is recognised."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["RECORDS"]
+__all__ = ["RECORDS", "Record", "is_record_of"]
+
+
+class Record(NamedTuple):
+    """A race that is known.
+
+    Attributes:
+        text: what it is, and what mended it.
+        shows: what it is seen by: ids of invariants, or the kind of the verdict where it has no id ("deadlock").
+    """
+
+    text: str
+    shows: frozenset[str]
+
+
+def _record(text: str, *shows: str) -> Record:
+    return Record(text, frozenset(shows))
+
 
 RECORDS: Final = {
-    "B31": "a hole is filled that a userfaultfd monitor knows to be missing; mended by Linux ac492b9c70ca (v6.4)",
-    "B32": "the new folio is in the cache before it is uptodate; mended by Linux a2e17cc2efc7 (v6.4)",
-    "B38": "blocks are given back twice, by uncharge and by a concurrent recalc; mended by Linux 3c1b7528d896 (v6.6)",
-    "B41": "the scan looks at folios without a reference; mended by Linux 595cf683519a (v6.16)",
-    "F1": "SEEK_HOLE skips the siblings of an entry that it has not seen; docs/findings.md",
-    "F2": "SEEK_DATA, asked in a hole, skips them too; docs/findings.md",
-    "F3": "invalidate_lock is taken with folio locks held, truncation takes them the other way round; docs/findings.md",
-    "m32": "the museum's bug: inserted, then marked uptodate",
-    "m33": "the museum's bug: frozen folios left in the cache (turned down on review)",
-}
-"""A sentence for each id."""
+    "B31": _record(
+        "a hole is filled that a userfaultfd monitor knows to be missing; mended by Linux ac492b9c70ca (v6.4)", "A7"
+    ),
+    "B32": _record(
+        "the new folio is in the cache before it is uptodate; mended by Linux a2e17cc2efc7 (v6.4)", "A1", "A2", "A5"
+    ),
+    "B38": _record(
+        "blocks are given back twice, by uncharge and by a concurrent recalc; mended by Linux 3c1b7528d896 (v6.6)", "Q2"
+    ),
+    "B41": _record("the scan looks at folios without a reference; mended by Linux 595cf683519a (v6.16)",
+                   "UseAfterFree"),
+    "F1": _record("SEEK_HOLE skips the siblings of an entry that it has not seen; docs/findings.md", "A1"),
+    "F2": _record("SEEK_DATA, asked in a hole, skips them too; docs/findings.md", "A1"),
+    "F3": _record(
+        "invalidate_lock is taken with folio locks held, truncation takes them the other way round; docs/findings.md",
+        "deadlock",
+    ),
+    "m32": _record("the museum's bug: inserted, then marked uptodate", "A1", "A2", "A5"),
+    "m33": _record("the museum's bug: frozen folios left in the cache (turned down on review)", "A8"),
+}  # fmt: skip
+"""The records by id."""
+
+
+def is_record_of(record: str, kind: str, invariant: str) -> bool:
+    """Tell whether a verdict is what a record describes.
+
+    Args:
+        record: an id, as in `CollapseStrategy.known_races`. One that is not in `RECORDS` is taken at its word.
+        kind: the kind of the verdict, such as "violation" or "deadlock".
+        invariant: the id of the verdict; empty where the kind says all.
+    """
+    known = RECORDS.get(record)
+    return known is None or (invariant or kind) in known.shows

@@ -17,7 +17,7 @@ from mmref.explore.locations import CONFLICTS, MODE_NAMES
 from mmref.explore.trace import Trace, TraceEvent
 from mmref.view.kernel_names import kernel_name
 
-__all__ = ["WIDTH", "headline", "ladder"]
+__all__ = ["WIDTH", "calls_of", "headline", "ladder", "text_of"]
 
 WIDTH = 75
 """No line is longer."""
@@ -69,7 +69,7 @@ def headline(trace: Trace) -> str:
     """Say in kernel terms who gets in whose way, in one line."""
     calls = []
     for cpu, name in enumerate(trace.cpus):
-        names = [call for event in trace.events if event.cpu == cpu for call in _calls(event)[:1]]
+        names = [call for event in trace.events if event.cpu == cpu for call in calls_of(event)[:1]]
         calls.append(f"{names[0]}()" if names else name)
     return " against ".join(calls)
 
@@ -90,7 +90,7 @@ def _too_late(trace: Trace) -> list[Line]:
     lines: dict[str, Line] = {}
     for event in trace.aftermath:
         if event.cpu != trace.verdict.cpu and event.mode == "write" and event.location in looked_at:
-            lines.setdefault(event.label, Line(event.cpu, 1, _text(event, _calls(event))))
+            lines.setdefault(event.label, Line(event.cpu, 1, text_of(event, calls_of(event))))
     return list(lines.values())
 
 
@@ -101,8 +101,8 @@ def _story(trace: Trace) -> list[Line]:
     shown: dict[int, list[str]] = {}  # per CPU: the calls that the last line stands below
     last: dict[int, object] = {}  # per CPU: which call the last access belonged to
     for event in trace.events:
-        calls = _calls(event)
-        text = _text(event, calls)
+        calls = calls_of(event)
+        text = text_of(event, calls)
         path = [call for call in calls[:2] if call != text.partition("(")[0]]
         same_call = last.get(event.cpu) == (identity := _identity(event, calls))
         last[event.cpu] = identity
@@ -196,7 +196,7 @@ def _tells(event: TraceEvent) -> bool:
     return "Walk.reload" not in [frame[0] for frame in event.stack[-3:]]
 
 
-def _calls(event: TraceEvent) -> list[str]:
+def calls_of(event: TraceEvent) -> list[str]:
     """Return the kernel functions that an access is inside of, outermost first; of the XArray's only the outermost."""
     names: list[str] = []
     for function, file, _ in event.stack:
@@ -208,7 +208,7 @@ def _calls(event: TraceEvent) -> list[str]:
     return names
 
 
-def _text(event: TraceEvent, calls: list[str]) -> str:
+def text_of(event: TraceEvent, calls: list[str]) -> str:
     """Return an access as the call that a kernel developer would name."""
     writes = event.mode != "read"
     if event.label in _SLOT:
