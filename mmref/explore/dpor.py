@@ -145,7 +145,6 @@ class Dpor:
         self.above: dict[Reversal, None] = {}
         self._begun = 0  # the length of E that was given, when the execution under way was begun
         self._known = 0  # races between the first so many events have been reversed already
-        self._depth = 0
         self._sleep = 0  # the sleep set of the next new state
         self._records: dict[int, _Record] = {}
         self._last_hb: dict[int, int] = {}  # CPU -> hb of its last event
@@ -157,7 +156,7 @@ class Dpor:
         """Follow the prefix to be explored; after it, prefer the CPU that runs already."""
         states = self.states
         self._run = run
-        depth = self._depth
+        depth = run.steps
         if depth < len(states):
             cpu = states[depth].cpu
             if not run.unfinished >> cpu & 1 or (run.guarded >> cpu & 1 and not run.cpus[cpu].ready()):
@@ -181,8 +180,7 @@ class Dpor:
 
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Order the event after those that it depends on, find its races, and pass the sleep set on."""
-        depth = self._depth
-        self._depth = depth + 1
+        depth = cpu.run.steps
         state = self.states[depth]
         location = cpu.location.id
         if depth < self.replayed:
@@ -301,7 +299,7 @@ class Dpor:
         and with the acquire that belongs to the release, unless it happens after that anyway.
         """
         states = self.states
-        depth = self._depth - 1
+        depth = cpu.run.steps
         reads, _, _, _, _, acquire = record
         ordered = before  # hb without the release
         if not acquire:  # a shared lock, or one that was acquired during set-up
@@ -453,7 +451,6 @@ class Dpor:
         self._begun = len(self.states)
         self.replayed = self._begun - 1
         self._known = 0
-        self._depth = 0
         self._sleep = 0
         return self._begun > self.root
 
@@ -497,10 +494,10 @@ class Dpor:
 
     def _check_length(self, run: Run) -> None:
         """Refuse an execution that ended within the prefix that it should have had."""
-        if self._depth == len(self.states):
+        if run.steps == len(self.states):
             return
         raise NondeterministicProgram(
-            f"the program is not deterministic: it now ends after {self._depth} steps ({run.end}), but the same"
+            f"the program is not deterministic: it now ends after {run.steps} steps ({run.end}), but the same"
             f" schedule went on to step {len(self.states)} before; shared state must be created afresh for each"
             " execution, and nothing may depend on time, chance or hashing"
         )

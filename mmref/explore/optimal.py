@@ -167,7 +167,7 @@ class OptimalDpor(Dpor):
     @override
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Order the event, and go down the wakeup tree with it."""
-        depth = self._depth
+        depth = cpu.run.steps
         super().executed(cpu, mode)
         if depth < self.replayed:
             return

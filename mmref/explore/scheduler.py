@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -106,6 +106,14 @@ class Event:
         self.value: object = None
 
 
+class Step(Protocol):
+    """A step that an earlier execution had: who went on, and what was accessed."""
+
+    cpu: int
+    location: int
+    mode: Mode
+
+
 class Recorder:
     """Collect the events of one execution, with their call stacks."""
 
@@ -136,7 +144,7 @@ class ExploredCpu(Cpu):
         enabled: while this says no, the pending operation cannot be performed.
         holder: who has what it waits for.
         spin: what `cpu_relax()` waits for: locations, each with the step of this CPU's last access.
-        seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the steps. (Accesses
+        seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the last steps. (Accesses
             that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
         joins: positions of events of other CPUs that the pending operation comes after in any case.
         held: the locks that this CPU holds, and how, if the orders of locks are wanted.
@@ -158,7 +166,7 @@ class ExploredCpu(Cpu):
         self.label = ""
         self.effect: Effect | None = None
         self.more: tuple[tuple[Location, Mode], ...] | None = None
-        self.seen: list[tuple[Location, int]] = []
+        self.seen: dict[Location, int] = {}
         self.held: list[tuple[Location, Mode]] = []
         self.stack: tuple[Frame, ...] = ()
 
@@ -200,10 +208,7 @@ class ExploredCpu(Cpu):
             raise _Unwind  # a busy-wait loop in a `finally` of an execution that is over would never end
         self.run.relaxed = True
         if self.seen or self.spin is None:
-            last: dict[int, tuple[Location, int]] = {}
-            for location, step in self.seen:
-                last[location.id] = location, step
-            self.spin = list(last.values())
+            self.spin = list(self.seen.items())
             self.seen.clear()
 
     def fence(self) -> None:
@@ -373,6 +378,7 @@ class Run:
         stop_at_finding: bool = True,
         checked_steps: int = 0,
         lock_orders: LockOrders | None = None,
+        prefix: Sequence[Step] = (),
     ) -> None:
         """Prepare an execution.
 
@@ -383,6 +389,7 @@ class Run:
             stop_at_finding: end at the first finding; otherwise the CPU that failed stops, the others go on.
             checked_steps: number of steps already checked by `on_step`, in an execution with the same start.
             lock_orders: where to note who takes which lock while holding which.
+            prefix: the steps that it begins with. The chooser is asked from there on, and where it goes another way.
         """
         self.chooser = chooser
         self.max_steps = max_steps
@@ -390,10 +397,12 @@ class Run:
         self.stop_at_finding = stop_at_finding
         self.checked_steps = checked_steps
         self.lock_orders = lock_orders
+        self.prefix = prefix
         self.buffers: StoreBuffers | None = None
         self.real = 256
         self.live = False
         self.starting = True
+        self.plain = False  # nothing needs to be done about a CPU's next operation but to choose
         self.changed = False
         self.closing = False
         self.steps = 0
@@ -462,6 +471,7 @@ class Run:
             if self.crash is not None:
                 return
         self.starting = False
+        self.plain = self.buffers is None and self.recorder is None
 
     def _resume(self, greenlet: Greenlet, cpu: ExploredCpu | None = None) -> None:
         if greenlet is self.hub:
@@ -486,57 +496,73 @@ class Run:
 
     def reschedule(self, cpu: ExploredCpu) -> None:
         """Let the chooser pick who goes on; return when it is `cpu`."""
-        if self.buffers is not None:
-            self.buffers.announce(cpu)
-        if self.recorder is not None:
-            cpu.stack = call_stack(3)
-            cpu.waited = cpu.guarded and not cpu.ready()
-        if self.starting:
-            self.hub.switch()
-            return
+        if not self.plain:
+            if self.buffers is not None:
+                self.buffers.announce(cpu)
+            if self.recorder is not None:
+                cpu.stack = call_stack(3)
+                cpu.waited = cpu.guarded and not cpu.ready()
+            if self.starting:
+                self.hub.switch()
+                return
         following = self._next()
         if following is not cpu.greenlet:
             following.switch()
 
     def _next(self) -> Greenlet:
         """Choose the next step, and return the greenlet to go on with: its CPU's, or the hub's at the end."""
+        prefix = self.prefix
         while True:
             try:
+                steps = self.steps
                 if self.changed:
                     self.changed = False
-                    if self.execution.on_step is not None and self.steps > self.checked_steps:
+                    if self.execution.on_step is not None and steps > self.checked_steps:
                         self._check_step()
-                if not self.unfinished:
-                    return self.hub
-                if self.finding is not None and self.stop_at_finding:
-                    self.end = FAILED
-                    return self.hub
-                if self.steps >= self.max_steps:
-                    self._too_long()
-                    return self.hub
-                choice = self.chooser.choose(self)
-                if choice < 0:
-                    self._stop()
-                    return self.hub
-                self.choices.append(choice)
-                cpu = self.cpus[choice]
-                mode = cpu.mode if cpu.effect is None else cpu.effective()
+                again = False
+                if steps < len(prefix):
+                    step = prefix[steps]
+                    choice = step.cpu
+                    cpu = self.cpus[choice]
+                    mode = cpu.mode if cpu.effect is None else cpu.effective()
+                    again = (
+                        cpu.location.id == step.location and mode == step.mode and self.unfinished >> choice & 1 == 1
+                        and not (cpu.guarded and not cpu.ready())
+                    )  # fmt: skip
+                if not again:
+                    if not self.unfinished:
+                        return self.hub
+                    if self.finding is not None and self.stop_at_finding:
+                        self.end = FAILED
+                        return self.hub
+                    if steps >= self.max_steps:
+                        self._too_long()
+                        return self.hub
+                    choice = self.chooser.choose(self)
+                    if choice < 0:
+                        self._stop()
+                        return self.hub
+                    cpu = self.cpus[choice]
+                    mode = cpu.mode if cpu.effect is None else cpu.effective()
                 if self.buffers is not None:
                     self.buffers.choose(cpu)
-                self.chooser.executed(cpu, mode)
-                if (mode >= LOCK or cpu.effect is not None) and self.lock_orders is not None:
+                if not again:
+                    self.chooser.executed(cpu, mode)
+                self.choices.append(choice)
+                if (mode >= LOCK or (cpu.effect is not None and mode != READ)) and self.lock_orders is not None:
                     self.lock_orders.note(cpu, mode)
                 if self.recorder is not None:
-                    self.recorder.add(self.steps, cpu, mode)
-                steps = self.steps = self.steps + 1
+                    self.recorder.add(steps, cpu, mode)
+                steps += 1
+                self.steps = steps
                 location = cpu.location
                 if mode == READ:
-                    cpu.seen.append((location, steps))
+                    cpu.seen[location] = steps
                 else:
                     location.version = steps
                     self.changed = True
                     if mode == WRITE:
-                        cpu.seen.append((location, steps))
+                        cpu.seen[location] = steps
                 if cpu.more is not None:
                     self._further(cpu, mode)
                 if cpu.guarded:
@@ -555,7 +581,7 @@ class Run:
         failed = mode == READ and cpu.mode != READ
         for location, further in cpu.more or ():
             if failed or further in {READ, WRITE}:
-                cpu.seen.append((location, self.steps))
+                cpu.seen[location] = self.steps
             if further != READ and not failed:
                 location.version = self.steps
                 self.changed = True

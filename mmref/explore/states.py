@@ -124,7 +124,7 @@ class StateSearch:
         if self._with_waits:
             for cpu in run.cpus:
                 key.append(tuple((location.id, location.version > step) for location, step in cpu.spin or ()))
-                last = {location.id: location.version > step for location, step in cpu.seen}
+                last = {location.id: location.version > step for location, step in cpu.seen.items()}
                 key.append((cpu.spun, tuple(last.items())))
         return tuple(key)
 

@@ -157,6 +157,7 @@ def work(
         run = Run(
             engine, max_steps=max_steps, stop_at_finding=stop_at_first,
             checked_steps=engine.replayed if stop_at_first else 0, lock_orders=outcome.lock_orders,
+            prefix=engine.states[: engine.replayed] if isinstance(engine, Dpor) else (),
         )  # fmt: skip
         run.go(build)
         outcome.steps += run.steps

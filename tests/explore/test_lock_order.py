@@ -201,3 +201,24 @@ def test_orders_are_kept_with_workers_and_over_a_resumed_search() -> None:
 
 def test_a_scenario_has_none() -> None:
     assert explore(get_scenario("punch"), "lock-and-insert-late").inversions == ()
+
+
+def test_a_trylock_that_fails_holds_nothing() -> None:
+    def program() -> Sequence[Thread]:
+        a, b = Mutex("a"), Mutex("b")
+
+        def one() -> None:
+            if a.try_acquire():
+                a.release()
+            else:
+                with b:
+                    pass
+
+        def other() -> None:
+            with b, a:
+                pass
+
+        return [one, other]
+
+    report = explore(program)
+    assert (report.executions, report.exhaustive, report.inversions) == (3, True, ())
