@@ -53,7 +53,8 @@ class RegularInode(Inode):
         disk: the blocks that are allocated and written: number -> content.
         reserved: blocks that will be allocated when they are written (delayed allocation).
         fail_io: let every write to the disk fail with EIO.
-        slow_io: writes that were started are not over before `complete_io()`.
+        slow_io: writes that were started are not over before somebody calls `complete_io()`; who waits for one that
+            nobody will end is in a deadlock.
         f_ra: the readahead of who has it open (one for all).
         keeps_private: the filesystem does not let go of what it keeps about a folio.
     """
