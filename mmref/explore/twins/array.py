@@ -12,6 +12,8 @@ from mmref.explore.locations import (
     THREAD,
     WRITE,
     Location,
+    hold,
+    let_go,
     note,
     point,
     reserve,
@@ -23,7 +25,7 @@ from mmref.pagecache import (
     entries_of,
 )
 from mmref.sync import SpinLock
-from mmref.xarray import XArray
+from mmref.xarray import RETRY, XArray
 
 __all__ = ["TracedSlots", "TracedXArray"]
 
@@ -58,7 +60,12 @@ class TracedSlots(list[Any]):
             for at, one in zip(range(*offset.indices(len(self))), entry, strict=True):
                 self[at] = one
             return
-        point(self.at[offset] or self._at(offset), WRITE, "slot store")
+        place = self.at[offset] or self._at(offset)
+        point(place, WRITE, "slot store")
+        if entry is RETRY:
+            hold(place, "blocked with a RETRY entry")
+        elif list.__getitem__(self, offset) is RETRY:
+            let_go(place)
         list.__setitem__(self, offset, entry)
         _note_entry(entry)
 

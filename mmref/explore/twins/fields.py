@@ -18,6 +18,8 @@ from mmref.explore.locations import (
     Location,
     note,
     point,
+    taken,
+    taking,
 )
 from mmref.sync import PercpuCounter, RwSem, SpinLock
 
@@ -90,10 +92,12 @@ class TracedRwSem(RwSem):
     @override
     def down_write(self) -> None:
         point(self.at_lock, WRITE, "down_write")
+        taking(self.at_lock, LOCK)
         if not self._free():
             self.queued += 1
             point(self.at_lock, WRITE, "down_write", None, self._free, self._holder)
             self.queued -= 1
+        taken(self.at_lock, LOCK)
         super().down_write()
 
     @override
