@@ -88,7 +88,9 @@ def _builder(subject: Program | Scenario, strategy: object | None) -> Callable[[
         if isinstance(threads, Execution):
             return threads
         if not isinstance(threads, Sequence) or not threads or not all(callable(one) for one in threads):
-            raise UsageError(f"the program returned {threads!r}: it must return one callable per thread, or an Execution")
+            raise UsageError(
+                f"the program returned {threads!r}: it must return one callable per thread, or an Execution"
+            )
         return Execution(threads)
 
     return build
