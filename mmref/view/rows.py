@@ -127,13 +127,21 @@ class Row:
             raise UsageError(f"{source} has a row that is not one of this mmref's ({error}): explore again.") from None
 
 
+_STUCK = {
+    "deadlock": "They wait for each other for ever, and so does whoever needs what they hold.",
+    "livelock": "They spin for ever, and so does whoever needs what they hold.",
+}
+"""What it means that nobody can go on: not what a scenario says about a wrong answer."""
+
+
 def found_of(scenario: CollapseScenario, trace: Trace) -> Found | None:
     """Return what went wrong in an execution of a scenario; None if nothing did."""
     verdict = trace.verdict
     if verdict.holds:
         return None
     return Found(
-        verdict.kind, verdict.id, verdict.detail, scenario.consequence, headline(trace), str(trace.schedule),
+        verdict.kind, verdict.id, verdict.detail, _STUCK.get(verdict.kind, scenario.consequence), headline(trace),
+        str(trace.schedule),
         ladder(trace), tuple(pair_lines(trace)), as_test(trace),
     )  # fmt: skip
 
