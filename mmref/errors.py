@@ -88,20 +88,15 @@ class Deadlock(Finding):
     """No CPU can go on: each waits for something that only another one can give.
 
     Attributes:
-        waits: one ``(waiting CPU, what it waits for)`` pair of plain strings per stuck CPU, those of the circle first.
-        circle: the CPUs of which each waits for the next, and the last for the first; empty if that is not known.
+        waits: one ``(waiting CPU, what it waits for)`` pair of plain strings per stuck CPU.
     """
 
-    def __init__(self, waits: list[tuple[str, str]], circle: tuple[str, ...] = ()) -> None:
-        texts = [f"{who} waits for {what}" for who, what in waits]
-        if circle and len(circle) < len(waits):
-            texts[len(circle)] = f"besides, {texts[len(circle)]}"
-        super().__init__("; ".join(texts))
+    def __init__(self, waits: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{who} waits for {what}" for who, what in waits))
         self.waits = waits
-        self.circle = circle
 
-    def __reduce__(self) -> tuple[type[Deadlock], tuple[object, ...]]:
-        return type(self), (self.waits, self.circle)
+    def __reduce__(self) -> tuple[type[Deadlock], tuple[list[tuple[str, str]]]]:
+        return type(self), (self.waits,)
 
 
 class Livelock(Deadlock):

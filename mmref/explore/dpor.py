@@ -27,7 +27,6 @@ of its locations. Such a pair can be reversed if the operation was enabled befor
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, TypeVar
 
 from typing_extensions import override
 
@@ -72,18 +71,15 @@ class State:
         backtrack: those from which it is, or will be, explored; a source set in the end.
         queue: those of them that have not gone on yet, in the order in which they were found.
         cpu: the one that went on.
-        location, mode, more: what it accessed; location is -1 as long as there is no event.
+        access, more: what it accessed.
         before: hb of that CPU's previous event.
         hb: events that happen before this one, and itself.
         undo: what the location's record was before.
-        undo_more: the same for all locations, if there are several.
+        undo_more: the same for further locations.
     """
 
     __slots__ = ("backtrack", "before", "cpu", "enabled", "hb", "location", "mode", "more", "queue",
                  "sleep", "undo", "undo_more")  # fmt: skip
-
-    before: int
-    undo: _Record
 
     def __init__(self, enabled: int, sleep: int, cpu: int) -> None:
         self.enabled = enabled
@@ -91,14 +87,13 @@ class State:
         self.backtrack = 1 << cpu
         self.queue: tuple[int, ...] = ()
         self.cpu = cpu
-        self.location = -1
+        self.location = -1  # no event yet
         self.mode: Mode = READ
         self.more: tuple[Access, ...] = ()
+        self.before = 0
         self.hb = 0
-        self.undo_more: list[tuple[int, _Record]] | None = None
-
-
-S = TypeVar("S", bound=State)
+        self.undo = _UNTOUCHED
+        self.undo_more: list[tuple[int, _Record]] = []
 
 
 def _conflicting(record: _Record, mode: Mode) -> int:
@@ -130,7 +125,7 @@ def _updated(record: _Record, mode: Mode, bit: int) -> _Record:
     return (0, bit, 0, 0, 0, writes if mode == UNLOCK and not acquire else 0)
 
 
-class Dpor(Generic[S]):
+class Dpor:
     """What source-DPOR and optimal DPOR share: happens-before, races, sleep sets, the prefix.
 
     Attributes:
@@ -144,7 +139,7 @@ class Dpor(Generic[S]):
     name = "dpor"
 
     def __init__(self) -> None:
-        self.states: list[S] = []
+        self.states: list[State] = []
         self.replayed = 0
         self.root = 0
         self.above: dict[Reversal, None] = {}
@@ -153,12 +148,14 @@ class Dpor(Generic[S]):
         self._sleep = 0  # the sleep set of the next new state
         self._records: dict[int, _Record] = {}
         self._last_hb: dict[int, int] = {}  # CPU -> hb of its last event
+        self._run: Run | None = None
 
     # Chooser
 
     def choose(self, run: Run) -> int:
         """Follow the prefix to be explored; after it, prefer the CPU that runs already."""
         states = self.states
+        self._run = run
         depth = run.steps
         if depth < len(states):
             cpu = states[depth].cpu
@@ -178,7 +175,8 @@ class Dpor(Generic[S]):
 
     def _new_state(self, enabled: int, cpu: int) -> int:
         """Add a state from which `cpu` is to go on, unless it is known better; return who does."""
-        raise NotImplementedError
+        self.states.append(State(enabled, self._sleep, cpu))
+        return cpu
 
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Order the event after those that it depends on, find its races, and pass the sleep set on."""
@@ -202,17 +200,14 @@ class Dpor(Generic[S]):
         if cpu.more is not None or (cpu.guarded and mode != LOCK):
             hb = self._executed_further(state, cpu, depth, before)
         else:
-            record = state.undo = self._records.get(location, _UNTOUCHED)
+            record = self._records.get(location, _UNTOUCHED)
+            state.undo = record
             state.more = ()
             # Inlined from _conflicting() and _updated(): most events are reads and writes.
+            reads, writes, incs, tryincs, decs, acquire = record
             if mode == READ:
-                reads, writes, incs, tryincs, decs, acquire = record
                 found = (writes | incs | tryincs | decs) & ~before
                 self._records[location] = (reads | bit, writes, incs, tryincs, decs, acquire)
-            elif mode == WRITE:
-                reads, writes, incs, tryincs, decs, acquire = record
-                found = (reads | writes | incs | tryincs | decs) & ~before
-                self._records[location] = (0, bit, 0, 0, 0, 0)
             else:
                 found = _conflicting(record, mode) & ~before
                 self._records[location] = _updated(record, mode, bit)
@@ -231,15 +226,13 @@ class Dpor(Generic[S]):
                     found &= ~hb
                 for event in racing:
                     self._reverse(event, cpu, hb, depth)
-        state.hb = self._last_hb[number] = hb | bit
-        if state.sleep:
-            self._still_asleep(state, cpu, mode)
-        else:
-            self._sleep = 0
-
-    def _still_asleep(self, state: S, cpu: ExploredCpu, mode: Mode) -> None:
-        """Pass the sleep set on, as far as nothing in it depends on the event."""
-        self._sleep = still_asleep(cpu.run, state.sleep, cpu, mode)
+        hb |= bit
+        state.hb = hb
+        self._last_hb[number] = hb
+        sleep = state.sleep
+        run = self._run
+        assert run is not None
+        self._sleep = still_asleep(run, sleep, cpu, mode) if sleep else 0
 
     # Races
 
@@ -280,11 +273,19 @@ class Dpor(Generic[S]):
         state = self.states[self.root - 1] if 0 < self.root <= len(self.states) else None
         return () if state is None or state.location < 0 else ((state.location, state.mode), *state.more)
 
-    def _restored(self, saved: SavedState) -> S:
-        raise NotImplementedError
+    def _restored(self, saved: SavedState) -> State:
+        state = State(saved.enabled, saved.sleep, saved.wut[0].cpu)
+        state.backtrack = saved.backtrack
+        state.queue = tuple([branch.cpu for branch in saved.wut[1:]])
+        state.location = saved.location
+        state.mode = saved.mode
+        return state
 
-    def _saved(self, state: S, last: bool) -> SavedState:
-        raise NotImplementedError
+    def _saved(self, state: State, last: bool) -> SavedState:
+        wut = [Branch(state.cpu, () if last else ((state.location, state.mode), *state.more))]
+        wut.extend([Branch(cpu) for cpu in state.queue])
+        location = -1 if last else state.location
+        return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, 0, {}, wut)
 
     @staticmethod
     def merge(state: SavedState, reversal: Reversal) -> int:
@@ -348,6 +349,8 @@ class Dpor(Generic[S]):
     def _waited(self, cpu: ExploredCpu, accesses: Iterable[Access], before: int, end: int) -> None:
         """Reverse the races of an operation that waits, whether or not it could go on in the end."""
         states = self.states
+        run = self._run
+        assert run is not None
         modes = dict(accesses)
         arrived = -1  # its CPU waits since the step after this one
         for position in range(end - 1, -1, -1):
@@ -364,7 +367,7 @@ class Dpor(Generic[S]):
             if covered >> event & 1 or not self._conflicts(state, modes):
                 continue
             could = bool(state.enabled & cpu.bit)
-            known = event > arrived and cpu.run.buffers is None
+            known = event > arrived and run.buffers is None
             if is_lock and not known:
                 answer = self._was_free(event, cpu)
                 known = answer is not None
@@ -426,15 +429,15 @@ class Dpor(Generic[S]):
             accesses = [(location.id, mode) for location, mode in cpu.accesses()]
             self._waited(cpu, accesses, before, end)
 
-    def _undo(self, state: S) -> None:
+    def _undo(self, state: State) -> None:
         """Forget the event of the last state."""
         if state.location < 0:
             return
         self._last_hb[state.cpu] = state.before
-        if state.undo_more is not None:
+        if state.undo_more:
             for location, record in reversed(state.undo_more):
                 self._records[location] = record
-            state.undo_more = None
+            state.undo_more = []
         else:
             self._records[state.location] = state.undo
         state.location = -1
@@ -461,9 +464,9 @@ class Dpor(Generic[S]):
             done += share * explored
         return done
 
-    def _waiting_branches(self, state: S) -> int:
+    def _waiting_branches(self, state: State) -> int:
         """Return how many branches of a state have not been begun."""
-        raise NotImplementedError
+        return len(state.queue)
 
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
@@ -500,7 +503,7 @@ class Dpor(Generic[S]):
         )
 
 
-class SourceDpor(Dpor[State]):
+class SourceDpor(Dpor):
     """The chooser of source-DPOR.
 
     Where a race is found, one initial of the reversed sequence is added to the backtrack set of pre(E, event), so
@@ -508,11 +511,6 @@ class SourceDpor(Dpor[State]):
     """
 
     name = "source"
-
-    @override
-    def _new_state(self, enabled: int, cpu: int) -> int:
-        self.states.append(State(enabled, self._sleep, cpu))
-        return cpu
 
     @override
     def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
@@ -550,22 +548,6 @@ class SourceDpor(Dpor[State]):
         source.queue += (choice.bit_length() - 1,)
 
     @override
-    def _restored(self, saved: SavedState) -> State:
-        state = State(saved.enabled, saved.sleep, saved.wut[0].cpu)
-        state.backtrack = saved.backtrack
-        state.queue = tuple([branch.cpu for branch in saved.wut[1:]])
-        state.location = saved.location
-        state.mode = saved.mode
-        return state
-
-    @override
-    def _saved(self, state: State, last: bool) -> SavedState:
-        wut = [Branch(state.cpu, () if last else ((state.location, state.mode), *state.more))]
-        wut.extend([Branch(cpu) for cpu in state.queue])
-        location = -1 if last else state.location
-        return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, 0, {}, wut)
-
-    @override
     @staticmethod
     def merge(state: SavedState, reversal: Reversal) -> int:
         _, initials, choice = reversal
@@ -590,7 +572,3 @@ class SourceDpor(Dpor[State]):
                 break
             states.pop()
         return self._planned()
-
-    @override
-    def _waiting_branches(self, state: State) -> int:
-        return len(state.queue)

@@ -378,11 +378,6 @@ class CollapseStrategy(ABC):
         """Make all CPUs forget where the old folios were mapped: from here on nobody can write to them."""
         try_to_unmap_flush(run.mapping)
 
-    def announce_huge(self, run: CollapseRun) -> None:
-        """Count the huge page, and let that be seen before anything is looked at. Linux eb6ecbed0aa2 (v5.14)."""
-        run.mapping.nr_thps_inc()
-        smp_mb()
-
     def count_huge(self, run: CollapseRun) -> None:
         """Announce a huge page to who opens the file for writing, unless somebody has it open already.
 
@@ -391,9 +386,10 @@ class CollapseStrategy(ABC):
         """
         if run.is_shmem:
             return
-        self.announce_huge(run)
+        run.mapping.nr_thps += 1
+        smp_mb()
         if run.inode.i_writecount > 0:
-            run.mapping.nr_thps_dec()
+            run.mapping.nr_thps -= 1
             raise Abandon(ScanResult.FAIL)
 
     def account(self, run: CollapseRun) -> None:

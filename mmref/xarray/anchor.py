@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmref.errors import UsageError
+from mmref.errors import MmrefError, UsageError
 from mmref.sync import SpinLock
 from mmref.xarray.entries import (
     XA_FLAGS_ACCOUNT,
@@ -105,6 +105,13 @@ class Anchor:
         """
         node.array = None
         self.allocator.live -= 1
+
+    def _stale_cursor(self, index: int) -> MmrefError:
+        """Make the error for a change through a cursor whose node has been freed."""
+        return UsageError(
+            f"the cursor at index {index} is stale: its node has left the tree since; "
+            f"call reset() and walk again under the lock"
+        )
 
     def _peek_head(self) -> Any:
         """Read the head without that being an access (for dump, check and repr)."""

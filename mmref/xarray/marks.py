@@ -10,7 +10,7 @@ included; it is the only mark that an empty slot may carry.
 
 from __future__ import annotations
 
-from mmref.errors import UsageError
+from mmref.errors import MmrefError, UsageError
 from mmref.xarray.anchor import bad_mark
 from mmref.xarray.entries import (
     XA_FLAGS_TRACK_FREE,
@@ -211,9 +211,6 @@ class Marks(Walk):
             if marks[mark] & siblings:
                 marks[mark] = marks[mark] & ~siblings | 1 << offset
 
-    def _stale(self) -> UsageError:
+    def _stale(self) -> MmrefError:
         """Make the error for a change through a cursor whose node has been freed."""
-        return UsageError(
-            f"the cursor at index {self.index} is stale: its node has left the tree since; "
-            f"call reset() and walk again under the lock"
-        )
+        return self.xa._stale_cursor(self.index)

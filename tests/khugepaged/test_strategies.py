@@ -39,7 +39,7 @@ def machine_with(layout, order, chunk_shift=6):
     return machine, file, content
 
 
-@pytest.mark.parametrize("strategy", [*BOTH, *MUSEUM])
+@pytest.mark.parametrize("strategy", [*BOTH, "uptodate-after-insert", "frozen-in-cache"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("order", "chunk_shift"), GEOMETRIES)
 def test_collapse(strategy, layout, order, chunk_shift):
@@ -78,7 +78,7 @@ def unchanged_after(machine, file, strategy, status, number):
     return result
 
 
-@pytest.mark.parametrize("strategy", [*BOTH, *MUSEUM])
+@pytest.mark.parametrize("strategy", [*BOTH, "uptodate-after-insert", "frozen-in-cache"])
 @pytest.mark.parametrize("layout", ["D", "DD.D", ".DDD", "Df.D"])
 @pytest.mark.parametrize(("order", "chunk_shift"), [(2, 6), (3, 2), (3, 1), (9, 6)])
 @pytest.mark.parametrize("which", [0, -1])

@@ -1,11 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bugs of collapse_file()'s history, each as the smallest override that brings it back."""
+"""Bugs of collapse_file()'s history, each as the smallest override that brings it back.
 
-from mmref.khugepaged.museum.frozen_in_cache import FrozenInCache
-from mmref.khugepaged.museum.uptodate_after_insert import UptodateAfterInsert
+A room per kernel concept: `publishing`, `holes`, `userfaultfd`, `accounting`, `references`, `cursor`, `large_folios`,
+`files`. Which scenario catches which is in `mmref.explore.exhibits`, and on the page docs/museum.md.
+"""
+
+from mmref.khugepaged.museum import (
+    accounting,
+    cursor,
+    files,
+    holes,
+    large_folios,
+    publishing,
+    references,
+    userfaultfd,
+)
+from mmref.khugepaged.museum.exhibit import Exhibit
+from mmref.khugepaged.museum.publishing import FrozenInCache, UptodateAfterInsert
 from mmref.khugepaged.strategy import CollapseStrategy
 
-__all__ = ["MUSEUM", "FrozenInCache", "UptodateAfterInsert"]
+__all__ = ["MUSEUM", "Exhibit", "FrozenInCache", "UptodateAfterInsert"]
 
-MUSEUM: dict[str, type[CollapseStrategy]] = {exhibit.name: exhibit for exhibit in (UptodateAfterInsert, FrozenInCache)}
-"""The exhibits by name."""
+_ROOMS = (publishing, holes, userfaultfd, accounting, references, cursor, large_folios, files)
+
+MUSEUM: dict[str, type[CollapseStrategy]] = {
+    exhibit.name: exhibit for room in _ROOMS for exhibit in (getattr(room, name) for name in room.__all__)
+}
+"""The exhibits by name; each of them is an `Exhibit`."""
