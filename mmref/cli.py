@@ -92,7 +92,7 @@ def _scenarios(options: argparse.Namespace) -> int:
 
     found = scenarios()
     if options.json:
-        print(json.dumps([{"name": one.name, "summary": one.summary, "layout": one.layout, "other": one.other,
+        print(json.dumps([{"name": one.name, "summary": one.summary, "layout": one.layout, "cpus": one.cpus,
                            "consequence": one.consequence} for one in found.values()], indent=2))  # fmt: skip
         return 0
     width = max(map(len, found))

@@ -88,15 +88,20 @@ class Deadlock(Finding):
     """No CPU can go on: each waits for something that only another one can give.
 
     Attributes:
-        waits: one ``(waiting CPU, what it waits for)`` pair of plain strings per stuck CPU.
+        waits: one ``(waiting CPU, what it waits for)`` pair of plain strings per stuck CPU, those of the circle first.
+        circle: the CPUs of which each waits for the next, and the last for the first; empty if that is not known.
     """
 
-    def __init__(self, waits: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{who} waits for {what}" for who, what in waits))
+    def __init__(self, waits: list[tuple[str, str]], circle: tuple[str, ...] = ()) -> None:
+        texts = [f"{who} waits for {what}" for who, what in waits]
+        if circle and len(circle) < len(waits):
+            texts[len(circle)] = f"besides, {texts[len(circle)]}"
+        super().__init__("; ".join(texts))
         self.waits = waits
+        self.circle = circle
 
-    def __reduce__(self) -> tuple[type[Deadlock], tuple[list[tuple[str, str]]]]:
-        return type(self), (self.waits,)
+    def __reduce__(self) -> tuple[type[Deadlock], tuple[object, ...]]:
+        return type(self), (self.waits, self.circle)
 
 
 class Livelock(Deadlock):

@@ -53,7 +53,7 @@ class Process:
     ) -> int:
         """mmap(2): map a range of a file; returns the address. See `File.mmap()`."""
         if shared and "w" in prot and isinstance(inode, RegularInode):
-            inode.i_writecount += 1  # the mapping keeps the file open for writing
+            inode.get_write_access()  # the mapping keeps the file open for writing
         return self.mm.mmap(inode.i_mapping, length, offset, prot, shared, skew=skew).vm_start
 
     def munmap(self, start: int, length: int) -> None:
@@ -63,7 +63,9 @@ class Process:
         self.mm.munmap(start, length)
         for vma in writable:
             if vma not in self.mm.vmas:
-                vma.mapping.host.i_writecount -= 1
+                inode = vma.mapping.host
+                assert isinstance(inode, RegularInode)
+                inode.put_write_access()
 
     @staticmethod
     def _counts(vma: object) -> bool:

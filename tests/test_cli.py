@@ -309,6 +309,16 @@ def test_a_race_is_explained(mmref):
         assert "uptodate(" in path.read_text().splitlines()[int(number) - 1]
 
 
+def test_every_race_becomes_a_test(mmref, in_folder):
+    mmref("race --layout DD --tests test_races.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_races.py"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "4 failed" in done.stdout, done.stdout + done.stderr
+    assert "violation: A2: page" in done.stdout
+
+
 def test_scenarios(mmref):
     assert "uffd" in mmref("scenarios").out
     listed = json.loads(mmref("scenarios --json").out)

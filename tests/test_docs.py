@@ -36,7 +36,7 @@ def test_examples_run(page):
 def commands():
     for page in PAGES:
         for line in page.read_text().splitlines():
-            if re.match(r"(    |\$ )mmref (race|strategies|replay|museum)", line):
+            if re.match(r"(    |\$ )mmref (race|scenarios|strategies|replay|museum)", line):
                 yield pytest.param(line.strip("$ ").partition("#")[0], id=f"{page.name}: {line.strip()}")
 
 

@@ -73,6 +73,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--resume", metavar="FILE", help=f"go on where an earlier run has left off ({FRONTIER_FILE})")
     out = parser.add_argument_group("the result")
     out.add_argument("--markdown", metavar="FILE", help="write a page with the table and all ladders")
+    out.add_argument(
+        "--tests", metavar="FILE", help="write a pytest test for each race: it fails as long as that happens"
+    )
     out.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
@@ -81,8 +84,10 @@ def race(options: argparse.Namespace) -> int:
     todo, origin = _resumed(options) if options.resume is not None else _asked_for(options)
     if options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs}: give 1 or more.")
-    if options.markdown is not None and not Path(options.markdown).parent.is_dir():
-        raise UsageError(f"--markdown {options.markdown}: there is no folder {Path(options.markdown).parent}.")
+    for option in ("markdown", "tests"):
+        path = getattr(options, option)
+        if path is not None and not Path(path).parent.is_dir():
+            raise UsageError(f"--{option} {path}: there is no folder {Path(path).parent}.")
     if not options.json and origin:
         print(origin + "\n")
     with _workers(options.jobs) as executor:
@@ -243,6 +248,8 @@ def _show(rows: Sequence[Row], options: argparse.Namespace) -> None:
 
         page = markdown(rows, command(sys.argv[1:] or ["race"]))
         Path(options.markdown).write_text(page.rstrip("\n") + "\n", encoding="utf-8")
+    if options.tests is not None:
+        Path(options.tests).write_text(_tests(rows), encoding="utf-8")
     if options.json:
         print(json.dumps([row.as_json() for row in rows], indent=2))
         return
@@ -253,6 +260,17 @@ def _show(rows: Sequence[Row], options: argparse.Namespace) -> None:
         for row in rows:
             if row.found is not None:
                 print_found(f"{row.scenario}, {row.strategy}", row.found)
+
+
+def _tests(rows: Sequence[Row]) -> str:
+    """Return a module of pytest tests, one for each race."""
+    tests = [row.found.test.partition("\n\n\n") for row in rows if row.found is not None]
+    imports = dict.fromkeys(head for head, _, _ in tests)
+    numbered = [
+        test.replace("() -> None:", f"_{number}() -> None:", 1).rstrip("\n")  # two layouts may make one name
+        for number, (_, _, test) in enumerate(tests, 1)
+    ]
+    return "\n\n\n".join([*imports, *numbered]) + "\n"
 
 
 def _keep(todo: Unfinished, options: argparse.Namespace, why: str) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmref.errors import UsageError
 
@@ -59,6 +58,8 @@ class Unfinished:
         Raises:
             UsageError: it cannot be written.
         """
+        from mmref.explore.document import write_text
+
         data = {
             "mmref_race": VERSION,
             "engine": self.engine,
@@ -72,11 +73,8 @@ class Unfinished:
                 for cell in self.cells
             ],
         }
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
         try:
-            part.write_text(json.dumps(data) + "\n", encoding="utf-8")
-            part.replace(target)
+            write_text(path, json.dumps(data))
         except OSError as error:
             raise UsageError(f"{path!r} cannot be written: {error.strerror}.") from None
 
@@ -88,19 +86,10 @@ class Unfinished:
             UsageError: it cannot be read, is cut short, of another version, or something else altogether.
         """
         from mmref.explore import Frontier
+        from mmref.explore.document import parse_document, read_text
         from mmref.view.rows import Row
 
-        try:
-            data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{path!r} cannot be read: {error.strerror}.") from None
-        except ValueError as error:
-            raise UsageError(f"{path!r} is not a whole JSON document ({error}): is the file cut short?") from None
-        version = data.get("mmref_race") if isinstance(data, dict) else None
-        if version is None:
-            raise UsageError(f'{path!r} is not what `mmref race` has left: it has no "mmref_race" key.')
-        if version != VERSION:
-            raise UsageError(f"{path!r} is of version {version}; this mmref reads {VERSION}.")
+        data = parse_document(read_text(path, "race"), repr(path), "race", VERSION)
         try:
             cells = [
                 Cell(

@@ -1,323 +1,489 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What somebody else does to a file while it is being collapsed, and what must come of it.
+"""What others do to a file while it is being collapsed, and what must come of it.
 
-Conventions in this file: a *scene* is one execution's machine with its file; `truth` says what each page must read
-as at rest. An *actor* acts on a scene on a CPU of its own. It raises `InvariantViolation` if it sees what it must not
-see, and changes the truth when what it did takes effect. `at` is the page it is about (see the scenario).
+An *actor* acts on the file of one execution, on a CPU of its own. It says beforehand what it may change, raises
+`InvariantViolation` if it sees what it must not see, and keeps the truth up to date: the content that each page must
+have at rest. `at` is the page it is about; the scenario says which.
+
+Whoever changes content through system calls is ordered by the inode lock. A store through a mapping is not: let nobody
+else change the same page.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from errno import EEXIST
-from typing import TYPE_CHECKING
+from errno import EEXIST, EIO
+from typing import ClassVar
+
+from typing_extensions import override
 
 from mmref.errors import InvariantViolation
+from mmref.explore.scene import Scene
 from mmref.explore.watched import check_content, check_hole, check_resident, check_seek
 from mmref.folio import PG_LOCKED, Folio
-from mmref.khugepaged import CollapseResult, CollapseStrategy, collapse_file
+from mmref.khugepaged import CollapseResult, collapse_file
 from mmref.khugepaged.control import CollapseControl
 from mmref.khugepaged.scan import hpage_collapse_scan_file
-from mmref.machine import File, Machine
-from mmref.pagecache import UffdEvent, filemap_get_entry, folios_of
+from mmref.pagecache import BusError, RegularInode, UffdEvent, filemap_get_entry, folios_of
+from mmref.process import Process
 
-if TYPE_CHECKING:
-    from mmref.explore.scenario import CollapseScenario
-
-__all__ = ["ACTORS", "Actor", "Scene"]
+__all__ = ["ACTORS", "Actor"]
 
 
-@dataclass
-class Scene:
-    """One execution of a scenario.
+class Actor(ABC):
+    """Somebody on a CPU of its own, in one execution.
 
     Attributes:
-        scenario: the scenario.
-        strategy: how the file is collapsed.
-        machine: the machine.
-        file: the file.
-        truth: what each page must read as at rest.
-        address: where the file is mapped, if the actor has mapped it (bytes).
-        result: what the collapse came to, once it has ended.
-        at_rest: what is to be done before the checks at rest, such as dropping pins.
-        notes: what an actor keeps for its check at rest.
+        label: what to call the CPU.
+        completes_io: it ends the writes to the disk that have been started.
+        scene: the execution.
+        at: the page that it is about.
+        address: where it has mapped the file, if it has (bytes).
     """
 
-    scenario: CollapseScenario
-    strategy: CollapseStrategy
-    machine: Machine
-    file: File
-    truth: dict[int, bytes]
-    address: int = 0
-    result: CollapseResult | None = None
-    at_rest: list[Callable[[], None]] = field(default_factory=list)
-    notes: dict[str, object] = field(default_factory=dict)
+    label: ClassVar[str]
+    completes_io: ClassVar[bool] = False
+
+    def __init__(self, scene: Scene, at: int) -> None:
+        self.scene = scene
+        self.file = scene.file
+        self.size = scene.size
+        self.at = at
+        self.address = 0
+
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Set up what must be there before anybody acts, and say what may change."""
+
+    @abstractmethod
+    def act(self) -> object:
+        """Do it."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Check what must hold at rest, besides what must hold in every scenario."""
 
     @property
-    def size(self) -> int:
-        """Bytes per page."""
-        return self.machine.page_size
+    def everything(self) -> range:
+        """All pages of the file."""
+        return range(len(self.scene.layout.pages))
 
     @property
-    def at(self) -> int:
-        """The page that the actor is about."""
-        return self.scenario.at
+    def process(self) -> Process:
+        """The process that maps the file: all actors are its threads."""
+        return self.scene.machine.process()
 
-    @property
-    def data(self) -> frozenset[int]:
-        """The pages that held data at the start."""
-        return self.scenario.data
+    def map_file(self) -> None:
+        """Map the whole file; one on a disk for reading only, for a mapping to write to would be a writer."""
+        self.address = self.file.mmap(prot="rw" if self.file.inode.is_shmem else "r")
 
+    def address_of(self, page: int) -> int:
+        """Return where a page is mapped (bytes)."""
+        return self.address + page * self.size
 
-Act = Callable[[Scene], object]
-
-
-def _nothing(scene: Scene) -> None:
-    """Prepare nothing."""
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Somebody on the second CPU.
-
-    Attributes:
-        name: what to call the CPU.
-        act: what is done there.
-        prepare: what is set up before, while nobody else is there.
-        settle: what must hold at rest, besides what must hold for every scenario.
-    """
-
-    name: str
-    act: Act
-    prepare: Act = _nothing
-    settle: Act = _nothing
+    def check_read(self, got: bytes) -> None:
+        """Check A3 of what was read of the page."""
+        check_content(self.at, got, *self.scene.readable(self.at))
 
 
 # Looking ---------------------------------------------------------------------------------------------------
 
 
-def look_for_data(scene: Scene) -> int | None:
+class SeekData(Actor):
     """Ask SEEK_DATA once, and hold the answer against A1."""
-    try:
-        found = scene.file.seek_data(scene.at * scene.size) // scene.size
-    except OSError:
-        found = None
-    check_seek(scene.at, found, scene.data)
-    return found
+
+    label = "lseek SEEK_DATA"
+
+    @override
+    def act(self) -> int | None:
+        try:
+            found = self.file.seek_data(self.at * self.size) // self.size
+        except OSError:
+            found = None
+        check_seek(self.at, found, frozenset(self.scene.data))
+        return found
 
 
-def look_for_hole(scene: Scene) -> int:
+class SeekHole(Actor):
     """Ask SEEK_HOLE once, and hold the answer against A1."""
-    found = scene.file.seek_hole(scene.at * scene.size) // scene.size
-    check_hole(scene.at, found, scene.data)
-    return found
+
+    label = "lseek SEEK_HOLE"
+
+    @override
+    def act(self) -> int | None:
+        try:
+            found = self.file.seek_hole(self.at * self.size) // self.size
+        except OSError:  # behind the end of the file
+            return None
+        check_hole(self.at, found, frozenset(self.scene.data))
+        return found
 
 
-def ask_mincore(scene: Scene) -> list[bool]:
+class Mincore(Actor):
     """Ask mincore() about the whole file, and hold the answer against A2."""
-    resident = scene.file.mincore()
-    check_resident(0, resident, scene.data)
-    return resident
+
+    label = "mincore"
+
+    @override
+    def act(self) -> list[bool]:
+        resident = self.file.mincore()
+        check_resident(0, resident, frozenset(self.scene.resident))
+        return resident
 
 
-def read(scene: Scene) -> None:
+class Read(Actor):
     """Read one page with read(2)."""
-    check_content(scene.at, scene.file.read(scene.at * scene.size, scene.size), scene.truth[scene.at])
+
+    label = "read"
+
+    @override
+    def act(self) -> None:
+        try:
+            got = self.file.read(self.at * self.size, self.size)
+        except OSError as error:
+            if error.errno != EIO or self.at not in self.scene.layout.broken:
+                raise
+        else:
+            self.check_read(got)
 
 
-def map_file(scene: Scene) -> None:
-    """Map the whole file."""
-    scene.address = scene.file.mmap()
+class SwapIn(Read):
+    """Read one page that is in swap."""
+
+    @override
+    def prepare(self) -> None:
+        add_swap(self.scene)
 
 
-def map_and_touch(scene: Scene) -> None:
-    """Map the whole file, and touch the page so that a page table maps it."""
-    map_file(scene)
-    scene.machine.process().read(scene.address + scene.at * scene.size, 1)
+class Fault(Actor):
+    """Load a page through a mapping that has no page table yet."""
+
+    label = "page fault"
+
+    @override
+    def prepare(self) -> None:
+        self.map_file()
+        self.scene.may_fill(self.at)
+
+    @override
+    def act(self) -> None:
+        try:
+            got = self.process.read(self.address_of(self.at), self.size)
+        except BusError:
+            if self.at in self.scene.layout.broken:
+                return
+            got = b""  # behind the end of the file
+        self.check_read(got)
 
 
-def mapped_read(scene: Scene) -> None:
-    """Load a page through a mapping."""
-    got = scene.machine.process().read(scene.address + scene.at * scene.size, scene.size)
-    check_content(scene.at, got, scene.truth[scene.at])
+class MappedRead(Fault):
+    """Load a page that a page table maps."""
+
+    label = "load"
+
+    @override
+    def prepare(self) -> None:
+        super().prepare()
+        self.process.read(self.address_of(self.at), 1)
 
 
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def _new(scene: Scene) -> bytes:
-    return b"\xee" * scene.size
+class Changes(Actor):
+    """Somebody who puts new content into one page."""
+
+    @property
+    def new(self) -> bytes:
+        """What is written: nothing else in the file looks like it."""
+        return bytes((0xE0 + self.at % 16,)) * self.size
+
+    @override
+    def prepare(self) -> None:
+        self.scene.may_read(self.at, self.new)
 
 
-def write(scene: Scene) -> None:
+class Write(Changes):
     """Overwrite one page with write(2)."""
-    scene.file.write(scene.at * scene.size, _new(scene))
-    scene.truth[scene.at] = _new(scene)
+
+    label = "write"
+
+    @override
+    def act(self) -> None:
+        self.file.write(self.at * self.size, self.new)
+        self.scene.wrote(self.at, self.new)
 
 
-def mapped_write(scene: Scene) -> None:
-    """Overwrite one page through a mapping."""
-    scene.machine.process().write(scene.address + scene.at * scene.size, _new(scene))
-    scene.truth[scene.at] = _new(scene)
+class WriteFault(Changes):
+    """Overwrite one page through a mapping that reads it already."""
+
+    label = "store"
+
+    @override
+    def prepare(self) -> None:
+        super().prepare()
+        self.map_file()
+        self.scene.may_fill(self.at)
+        self.process.read(self.address_of(self.at), 1)
+
+    @override
+    def act(self) -> None:
+        self.process.write(self.address_of(self.at), self.new)
+        self.scene.wrote(self.at, self.new)
 
 
-def fallocate(scene: Scene) -> None:
+class Fallocate(Actor):
     """Allocate one page."""
-    scene.file.fallocate(scene.at * scene.size, scene.size)
+
+    label = "fallocate"
+
+    @override
+    def act(self) -> None:
+        self.file.fallocate(self.at * self.size, self.size)
+        self.scene.wrote(self.at, self.scene.truth.get(self.at, bytes(self.size)))
 
 
-def punch(scene: Scene) -> None:
+class Punch(Actor):
     """Punch one page out."""
-    scene.file.punch_hole(scene.at * scene.size, scene.size)
-    scene.truth[scene.at] = bytes(scene.size)
+
+    label = "punch"
+
+    @property
+    def punched(self) -> range:
+        """The pages that are punched out."""
+        return range(self.at, self.at + 1)
+
+    @override
+    def prepare(self) -> None:
+        self.scene.may_lose(self.punched)
+        for page in self.punched:
+            self.scene.may_read(page, bytes(self.size))
+
+    @override
+    def act(self) -> None:
+        pages = self.punched
+        self.file.punch_hole(pages.start * self.size, len(pages) * self.size)
+        self.scene.emptied(pages)
 
 
-def punch_all(scene: Scene) -> None:
+class PunchAll(Punch):
     """Punch everything out."""
-    scene.file.punch_hole(0, scene.size * len(scene.truth))
-    scene.truth.update((page, bytes(scene.size)) for page in scene.truth)
+
+    @property
+    @override
+    def punched(self) -> range:
+        return self.everything
 
 
-def truncate(scene: Scene) -> None:
+class Truncate(Actor):
     """Cut the file down to nothing."""
-    scene.file.truncate(0)
-    scene.truth.clear()
 
+    label = "truncate"
 
-def nothing_is_left(scene: Scene) -> None:
-    """A9: what was punched or truncated whole stays empty."""
-    left = sorted(folios_of(scene.file.mapping))
-    if left:
-        raise InvariantViolation("A9", f"pages {left} are in the cache again after everything was taken out")
+    @override
+    def prepare(self) -> None:
+        self.scene.may_lose(self.everything)
+        for page in self.everything:
+            self.scene.may_read(page, b"", bytes(self.size))
+
+    @override
+    def act(self) -> None:
+        self.file.truncate(0)
+        self.scene.truth.clear()
+        self.scene.emptied(self.everything)
 
 
 # Reclaim, swap, pins ---------------------------------------------------------------------------------------
 
 
 def add_swap(scene: Scene) -> None:
-    """Add a swap device."""
+    """Add a swap device, if there is none yet."""
     if scene.machine.memory.swap is None:
-        scene.machine.swapon(2 * len(scene.truth))
+        scene.machine.swapon(2 * len(scene.layout.pages))
 
 
-def swap_out(scene: Scene) -> None:
-    """Reclaim one page."""
-    scene.file.swap_out(scene.at, 1)
+class SwapOut(Actor):
+    """Reclaim one page: to swap, or from the cache of a file on a disk."""
+
+    label = "reclaim"
+
+    @override
+    def prepare(self) -> None:
+        if self.file.inode.is_shmem:
+            add_swap(self.scene)
+        huge = self.scene.layout.extent(self.at >> self.scene.layout.order)
+        # A huge page on tmpfs is split, and its first page written; of a file on a disk it goes as a whole.
+        self.scene.may_evict([self.at, huge.start] if self.file.inode.is_shmem else huge)
+
+    @override
+    def act(self) -> None:
+        self.file.swap_out(self.at, 1)
 
 
-def pin(scene: Scene) -> None:
-    """Take a reference to one page and keep it, as get_user_pages() does; look at it again at the end."""
-    entry = filemap_get_entry(scene.file.mapping, scene.at)
-    if isinstance(entry, Folio):
-        scene.file.pins[entry] += 1
-        scene.notes["pinned"] = entry
+class Pin(Actor):
+    """Take a reference to one page and keep it, as splice(2) does; look at it again at the end (A13)."""
 
+    label = "pin"
+    pinned: Folio | None = None
 
-def the_pinned_page_is_the_page(scene: Scene) -> None:
-    """A13: a page that was pinned in time is still the file's, so that what is written through the pin arrives."""
-    folio = scene.notes.get("pinned")
-    if not isinstance(folio, Folio):
-        return
-    succeeded = scene.result is not None and scene.result.status.succeeded
-    cached = folios_of(scene.file.mapping).get(scene.at)
-    if cached is not folio and not (succeeded and folio.mapping is None):
-        raise InvariantViolation("A13", f"{folio} was pinned, but page {scene.at} is {cached} now")
-    scene.file.pins[folio] -= 1
-    folio.put()
+    def take(self) -> Folio | None:
+        """Take the reference."""
+        entry = filemap_get_entry(self.file.mapping, self.at)
+        return entry if isinstance(entry, Folio) else None
+
+    @override
+    def act(self) -> None:
+        self.pinned = self.take()
+        if self.pinned is not None:
+            self.file.pins[self.pinned] += 1
+
+    @override
+    def settle(self) -> None:
+        """A page that was pinned in time is still the file's, so that what is written through the pin arrives."""
+        folio = self.pinned
+        if folio is None:
+            return
+        succeeded = any(result.status.succeeded for result in self.scene.results)
+        cached = folios_of(self.file.mapping).get(self.at)
+        if cached is not folio and not (succeeded and folio.mapping is None):
+            raise InvariantViolation("A13", f"{folio} was pinned, but page {self.at} is {cached} now")
+        self.file.pins[folio] -= 1
+        folio.put()
 
 
 # userfaultfd -----------------------------------------------------------------------------------------------
 
 
-def register_look_touch(scene: Scene) -> None:
+class RegisterLookTouch(Actor):
     """Register for missing pages, see that one is missing, touch it: the monitor must hear of it (A7)."""
-    process = scene.machine.process()
 
-    def monitor(event: UffdEvent) -> None:
-        try:
-            uffd.zeropage(event.address)
-        except OSError as error:
-            if error.errno != EEXIST:  # somebody else has filled the page meanwhile: let the task try again
-                raise
-            uffd.wake(event.address)
+    label = "userfaultfd"
 
-    uffd = process.userfaultfd(monitor)
-    uffd.register(scene.address, len(scene.truth) * scene.size, "missing")
-    missing = _nothing_there(scene)
-    process.read(scene.address + scene.at * scene.size, 1)
-    if missing and not uffd.events:
-        raise InvariantViolation("A7", f"page {scene.at} was seen missing, but touching it raised no userfaultfd event")
+    @override
+    def prepare(self) -> None:
+        self.map_file()
+        self.scene.may_fill(self.at)
 
+    @override
+    def act(self) -> None:
+        def monitor(event: UffdEvent) -> None:
+            try:
+                uffd.zeropage(event.address)
+            except OSError as error:
+                if error.errno != EEXIST:  # somebody else has filled the page meanwhile: let the task try again
+                    raise
+                uffd.wake(event.address)
 
-def _nothing_there(scene: Scene) -> bool:
-    entry = filemap_get_entry(scene.file.mapping, scene.at)
-    if isinstance(entry, Folio):
-        entry.put()
-    return entry is None
+        uffd = self.process.userfaultfd(monitor)
+        uffd.register(self.address, len(self.everything) * self.size, "missing")
+        missing = self._nothing_there()
+        self.process.read(self.address_of(self.at), 1)
+        if missing and not uffd.events:
+            raise InvariantViolation(
+                "A7", f"page {self.at} was seen missing, but touching it raised no userfaultfd event"
+            )
+
+    def _nothing_there(self) -> bool:
+        entry = filemap_get_entry(self.file.mapping, self.at)
+        if isinstance(entry, Folio):
+            entry.put()
+        return entry is None
 
 
 # A second collapse, the scan -------------------------------------------------------------------------------
 
 
-def collapse_too(scene: Scene) -> CollapseResult:
-    """Collapse the same range."""
-    return collapse_file(scene.file.mapping, 0, scene.strategy)
+class CollapseToo(Actor):
+    """Collapse the huge page that the page is in."""
+
+    label = "madvise"
+
+    @property
+    def start(self) -> int:
+        """First page of that huge page."""
+        return self.scene.layout.extent(self.at >> self.scene.layout.order).start
+
+    @override
+    def act(self) -> CollapseResult:
+        result = collapse_file(self.file.mapping, self.start, self.scene.strategy)
+        self.scene.results.append(result)
+        return result
 
 
-def scan(scene: Scene) -> object:
+class Scan(CollapseToo):
     """Scan the range as khugepaged does, and collapse it if it looks good."""
-    return hpage_collapse_scan_file(scene.file.mapping, 0, scene.strategy, CollapseControl())
+
+    label = "khugepaged 2"
+
+    @override
+    def act(self) -> CollapseResult:
+        status, holes = hpage_collapse_scan_file(self.file.mapping, self.start, self.scene.strategy, CollapseControl())
+        result = CollapseResult(status, self.start, holes)
+        self.scene.results.append(result)
+        return result
 
 
 # Files on a disk -------------------------------------------------------------------------------------------
 
 
-def open_for_write(scene: Scene) -> None:
+class OpenForWrite(Actor):
     """Open the file for writing; what is in the cache then must be small (A10)."""
-    close = scene.file.open_for_write()
-    # A huge folio that is still locked is one that a collapse has yet to give up: nobody can write into it.
-    _no_huge_folio(scene, lambda folio: not folio.peek()[0] & PG_LOCKED)
-    scene.at_rest.append(close)
+
+    label = "open"
+
+    @override
+    def prepare(self) -> None:
+        self.scene.may_evict(self.everything)
+
+    @override
+    def act(self) -> None:
+        close = self.file.open_for_write()
+        # A huge folio that is still locked is one that a collapse has yet to give up: nobody can write into it.
+        self._no_huge_folio(lambda folio: not folio.peek()[0] & PG_LOCKED)
+        self.scene.at_rest.append(close)
+
+    @override
+    def settle(self) -> None:
+        self._no_huge_folio(lambda _: True)
+
+    def _no_huge_folio(self, counts: Callable[[Folio], bool]) -> None:
+        for folio in folios_of(self.file.mapping).values():
+            if folio.order and counts(folio):
+                raise InvariantViolation("A10", f"{folio} is in the cache of a file that is open for writing")
 
 
-def only_small_folios_are_left(scene: Scene) -> None:
-    """A10, at rest."""
-    _no_huge_folio(scene, lambda _: True)
-
-
-def _no_huge_folio(scene: Scene, counts: Callable[[Folio], bool]) -> None:
-    for folio in folios_of(scene.file.mapping).values():
-        if folio.order and counts(folio):
-            raise InvariantViolation("A10", f"{folio} is in the cache of a file that is open for writing")
-
-
-def open_and_write(scene: Scene) -> None:
+class OpenAndWrite(OpenForWrite, Write):
     """Open the file for writing, and write one page."""
-    open_for_write(scene)
-    write(scene)
+
+    label = "open, write"
+
+    @override
+    def prepare(self) -> None:
+        OpenForWrite.prepare(self)
+        Write.prepare(self)
+
+    @override
+    def act(self) -> None:
+        OpenForWrite.act(self)
+        Write.act(self)
 
 
-ACTORS = {
-    "seek-data": Actor("lseek SEEK_DATA", look_for_data),
-    "seek-hole": Actor("lseek SEEK_HOLE", look_for_hole),
-    "mincore": Actor("mincore", ask_mincore),
-    "read": Actor("read", read),
-    "mapped-read": Actor("load", mapped_read, map_and_touch),
-    "fault": Actor("page fault", mapped_read, map_file),
-    "write": Actor("write", write),
-    "write-fault": Actor("store", mapped_write, map_and_touch),
-    "fallocate": Actor("fallocate", fallocate),
-    "punch": Actor("punch", punch),
-    "punch-all": Actor("punch", punch_all, settle=nothing_is_left),
-    "truncate": Actor("truncate", truncate, settle=nothing_is_left),
-    "swap-out": Actor("reclaim", swap_out, add_swap),
-    "swap-in": Actor("read", read, add_swap),
-    "pin": Actor("pin", pin, settle=the_pinned_page_is_the_page),
-    "uffd": Actor("userfaultfd", register_look_touch, map_file),
-    "collapse": Actor("madvise", collapse_too),
-    "scan": Actor("khugepaged 2", scan),
-    "open-for-write": Actor("open", open_for_write, settle=only_small_folios_are_left),
-    "open-and-write": Actor("open, write", open_and_write, settle=only_small_folios_are_left),
-}
-"""Who can be on the second CPU, by the name of the scenario."""
+class CompleteIo(Actor):
+    """Let the disk say that what it was given has been written. Kernel: end_page_writeback(), in an interrupt."""
+
+    label = "disk"
+    completes_io = True
+
+    @override
+    def act(self) -> None:
+        assert isinstance(self.file.inode, RegularInode)
+        self.file.inode.complete_io()
+
+
+ACTORS: dict[str, type[Actor]] = {
+    "seek-data": SeekData, "seek-hole": SeekHole, "mincore": Mincore, "read": Read, "mapped-read": MappedRead,
+    "fault": Fault, "write": Write, "write-fault": WriteFault, "fallocate": Fallocate, "punch": Punch,
+    "punch-all": PunchAll, "truncate": Truncate, "swap-out": SwapOut, "swap-in": SwapIn, "pin": Pin,
+    "uffd": RegisterLookTouch, "collapse": CollapseToo, "scan": Scan, "open-for-write": OpenForWrite,
+    "open-and-write": OpenAndWrite, "complete-io": CompleteIo,
+}  # fmt: skip
+"""Who can be on the other CPUs, by the name that scenarios use."""

@@ -31,7 +31,8 @@ _TWICE = "Two collapses of one range spoil what each of them has done."
 
 def _scenario(actor: str, summary: str, consequence: str, **shape: object) -> CollapseScenario:
     name = str(shape.pop("name", actor))
-    return CollapseScenario(name, f"collapse against {summary}", consequence, ACTORS[actor], **shape)  # type: ignore[arg-type]
+    others = tuple(ACTORS[one] for one in actor.split("+"))
+    return CollapseScenario(name, f"collapse against {summary}", consequence, others, **shape)  # type: ignore[arg-type]
 
 
 _LOOKS = (
@@ -73,7 +74,7 @@ _OTHERS = (
 
 _ALONE = CollapseScenario(
     "alone", "a collapse with nobody looking: is data ever hidden (A5)?",
-    "Whoever looks at that moment without taking the folio lock does not see the data.", None, hidden_data=True,
+    "Whoever looks at that moment without taking the folio lock does not see the data.", (), hidden_data=True,
 )  # fmt: skip
 
 
@@ -126,15 +127,20 @@ def scenario_from_spec(spec: str) -> tuple[CollapseScenario, CollapseStrategy]:
         )
     scenario = get_scenario(parts[0])
     strategy = get_strategy(parts[1])
-    changes: dict[str, str | int] = {}
+    changes: dict[str, str | int | tuple[int, ...]] = {}
     for parameter in filter(None, parts[2].split(",")):
         key, _, value = parameter.partition("=")
+        numbers = value.split("+")
         if key == "layout":
             changes[key] = value
-        elif key in ("chunk_shift", "ask") and value.isdecimal():
+        elif key in _NUMBERS and value.isdecimal():
             changes[key] = int(value)
+        elif key == "ask" and all(number.isdecimal() for number in numbers):
+            changes[key] = int(value) if len(numbers) == 1 else tuple(map(int, numbers))
         else:
-            raise UsageError(
-                f"{parameter!r} in {spec!r} is not a parameter; known are layout=..., chunk_shift=N, ask=N"
-            )
+            known = ", ".join(["layout=...", "ask=N or N+N", *[f"{name}=N" for name in _NUMBERS]])
+            raise UsageError(f"{parameter!r} in {spec!r} is not a parameter; known are {known}")
     return replace(scenario, **changes), strategy  # type: ignore[arg-type]
+
+
+_NUMBERS = ("chunk_shift", "extent", "fail", "max_pages")

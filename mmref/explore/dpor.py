@@ -27,6 +27,7 @@ of its locations. Such a pair can be reversed if the operation was enabled befor
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from typing_extensions import override
 
@@ -71,15 +72,18 @@ class State:
         backtrack: those from which it is, or will be, explored; a source set in the end.
         queue: those of them that have not gone on yet, in the order in which they were found.
         cpu: the one that went on.
-        access, more: what it accessed.
+        location, mode, more: what it accessed; location is -1 as long as there is no event.
         before: hb of that CPU's previous event.
         hb: events that happen before this one, and itself.
         undo: what the location's record was before.
-        undo_more: the same for further locations.
+        undo_more: the same for all locations, if there are several.
     """
 
     __slots__ = ("backtrack", "before", "cpu", "enabled", "hb", "location", "mode", "more", "queue",
                  "sleep", "undo", "undo_more")  # fmt: skip
+
+    before: int
+    undo: _Record
 
     def __init__(self, enabled: int, sleep: int, cpu: int) -> None:
         self.enabled = enabled
@@ -87,13 +91,14 @@ class State:
         self.backtrack = 1 << cpu
         self.queue: tuple[int, ...] = ()
         self.cpu = cpu
-        self.location = -1  # no event yet
+        self.location = -1
         self.mode: Mode = READ
         self.more: tuple[Access, ...] = ()
-        self.before = 0
         self.hb = 0
-        self.undo = _UNTOUCHED
-        self.undo_more: list[tuple[int, _Record]] = []
+        self.undo_more: list[tuple[int, _Record]] | None = None
+
+
+S = TypeVar("S", bound=State)
 
 
 def _conflicting(record: _Record, mode: Mode) -> int:
@@ -125,7 +130,7 @@ def _updated(record: _Record, mode: Mode, bit: int) -> _Record:
     return (0, bit, 0, 0, 0, writes if mode == UNLOCK and not acquire else 0)
 
 
-class Dpor:
+class Dpor(Generic[S]):
     """What source-DPOR and optimal DPOR share: happens-before, races, sleep sets, the prefix.
 
     Attributes:
@@ -139,7 +144,7 @@ class Dpor:
     name = "dpor"
 
     def __init__(self) -> None:
-        self.states: list[State] = []
+        self.states: list[S] = []
         self.replayed = 0
         self.root = 0
         self.above: dict[Reversal, None] = {}
@@ -148,14 +153,12 @@ class Dpor:
         self._sleep = 0  # the sleep set of the next new state
         self._records: dict[int, _Record] = {}
         self._last_hb: dict[int, int] = {}  # CPU -> hb of its last event
-        self._run: Run | None = None
 
     # Chooser
 
     def choose(self, run: Run) -> int:
         """Follow the prefix to be explored; after it, prefer the CPU that runs already."""
         states = self.states
-        self._run = run
         depth = run.steps
         if depth < len(states):
             cpu = states[depth].cpu
@@ -175,8 +178,7 @@ class Dpor:
 
     def _new_state(self, enabled: int, cpu: int) -> int:
         """Add a state from which `cpu` is to go on, unless it is known better; return who does."""
-        self.states.append(State(enabled, self._sleep, cpu))
-        return cpu
+        raise NotImplementedError
 
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Order the event after those that it depends on, find its races, and pass the sleep set on."""
@@ -200,14 +202,17 @@ class Dpor:
         if cpu.more is not None or (cpu.guarded and mode != LOCK):
             hb = self._executed_further(state, cpu, depth, before)
         else:
-            record = self._records.get(location, _UNTOUCHED)
-            state.undo = record
+            record = state.undo = self._records.get(location, _UNTOUCHED)
             state.more = ()
             # Inlined from _conflicting() and _updated(): most events are reads and writes.
-            reads, writes, incs, tryincs, decs, acquire = record
             if mode == READ:
+                reads, writes, incs, tryincs, decs, acquire = record
                 found = (writes | incs | tryincs | decs) & ~before
                 self._records[location] = (reads | bit, writes, incs, tryincs, decs, acquire)
+            elif mode == WRITE:
+                reads, writes, incs, tryincs, decs, acquire = record
+                found = (reads | writes | incs | tryincs | decs) & ~before
+                self._records[location] = (0, bit, 0, 0, 0, 0)
             else:
                 found = _conflicting(record, mode) & ~before
                 self._records[location] = _updated(record, mode, bit)
@@ -226,13 +231,15 @@ class Dpor:
                     found &= ~hb
                 for event in racing:
                     self._reverse(event, cpu, hb, depth)
-        hb |= bit
-        state.hb = hb
-        self._last_hb[number] = hb
-        sleep = state.sleep
-        run = self._run
-        assert run is not None
-        self._sleep = still_asleep(run, sleep, cpu, mode) if sleep else 0
+        state.hb = self._last_hb[number] = hb | bit
+        if state.sleep:
+            self._still_asleep(state, cpu, mode)
+        else:
+            self._sleep = 0
+
+    def _still_asleep(self, state: S, cpu: ExploredCpu, mode: Mode) -> None:
+        """Pass the sleep set on, as far as nothing in it depends on the event."""
+        self._sleep = still_asleep(cpu.run, state.sleep, cpu, mode)
 
     # Races
 
@@ -273,19 +280,11 @@ class Dpor:
         state = self.states[self.root - 1] if 0 < self.root <= len(self.states) else None
         return () if state is None or state.location < 0 else ((state.location, state.mode), *state.more)
 
-    def _restored(self, saved: SavedState) -> State:
-        state = State(saved.enabled, saved.sleep, saved.wut[0].cpu)
-        state.backtrack = saved.backtrack
-        state.queue = tuple([branch.cpu for branch in saved.wut[1:]])
-        state.location = saved.location
-        state.mode = saved.mode
-        return state
+    def _restored(self, saved: SavedState) -> S:
+        raise NotImplementedError
 
-    def _saved(self, state: State, last: bool) -> SavedState:
-        wut = [Branch(state.cpu, () if last else ((state.location, state.mode), *state.more))]
-        wut.extend([Branch(cpu) for cpu in state.queue])
-        location = -1 if last else state.location
-        return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, 0, {}, wut)
+    def _saved(self, state: S, last: bool) -> SavedState:
+        raise NotImplementedError
 
     @staticmethod
     def merge(state: SavedState, reversal: Reversal) -> int:
@@ -349,8 +348,6 @@ class Dpor:
     def _waited(self, cpu: ExploredCpu, accesses: Iterable[Access], before: int, end: int) -> None:
         """Reverse the races of an operation that waits, whether or not it could go on in the end."""
         states = self.states
-        run = self._run
-        assert run is not None
         modes = dict(accesses)
         arrived = -1  # its CPU waits since the step after this one
         for position in range(end - 1, -1, -1):
@@ -367,7 +364,7 @@ class Dpor:
             if covered >> event & 1 or not self._conflicts(state, modes):
                 continue
             could = bool(state.enabled & cpu.bit)
-            known = event > arrived and run.buffers is None
+            known = event > arrived and cpu.run.buffers is None
             if is_lock and not known:
                 answer = self._was_free(event, cpu)
                 known = answer is not None
@@ -429,15 +426,15 @@ class Dpor:
             accesses = [(location.id, mode) for location, mode in cpu.accesses()]
             self._waited(cpu, accesses, before, end)
 
-    def _undo(self, state: State) -> None:
+    def _undo(self, state: S) -> None:
         """Forget the event of the last state."""
         if state.location < 0:
             return
         self._last_hb[state.cpu] = state.before
-        if state.undo_more:
+        if state.undo_more is not None:
             for location, record in reversed(state.undo_more):
                 self._records[location] = record
-            state.undo_more = []
+            state.undo_more = None
         else:
             self._records[state.location] = state.undo
         state.location = -1
@@ -464,9 +461,9 @@ class Dpor:
             done += share * explored
         return done
 
-    def _waiting_branches(self, state: State) -> int:
+    def _waiting_branches(self, state: S) -> int:
         """Return how many branches of a state have not been begun."""
-        return len(state.queue)
+        raise NotImplementedError
 
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
@@ -503,7 +500,7 @@ class Dpor:
         )
 
 
-class SourceDpor(Dpor):
+class SourceDpor(Dpor[State]):
     """The chooser of source-DPOR.
 
     Where a race is found, one initial of the reversed sequence is added to the backtrack set of pre(E, event), so
@@ -511,6 +508,11 @@ class SourceDpor(Dpor):
     """
 
     name = "source"
+
+    @override
+    def _new_state(self, enabled: int, cpu: int) -> int:
+        self.states.append(State(enabled, self._sleep, cpu))
+        return cpu
 
     @override
     def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
@@ -548,6 +550,22 @@ class SourceDpor(Dpor):
         source.queue += (choice.bit_length() - 1,)
 
     @override
+    def _restored(self, saved: SavedState) -> State:
+        state = State(saved.enabled, saved.sleep, saved.wut[0].cpu)
+        state.backtrack = saved.backtrack
+        state.queue = tuple([branch.cpu for branch in saved.wut[1:]])
+        state.location = saved.location
+        state.mode = saved.mode
+        return state
+
+    @override
+    def _saved(self, state: State, last: bool) -> SavedState:
+        wut = [Branch(state.cpu, () if last else ((state.location, state.mode), *state.more))]
+        wut.extend([Branch(cpu) for cpu in state.queue])
+        location = -1 if last else state.location
+        return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, 0, {}, wut)
+
+    @override
     @staticmethod
     def merge(state: SavedState, reversal: Reversal) -> int:
         _, initials, choice = reversal
@@ -572,3 +590,7 @@ class SourceDpor(Dpor):
                 break
             states.pop()
         return self._planned()
+
+    @override
+    def _waiting_branches(self, state: State) -> int:
+        return len(state.queue)

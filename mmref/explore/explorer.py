@@ -108,7 +108,8 @@ def explore(
     """Run every interleaving of a program's CPUs that matters, and report what goes wrong in one of them.
 
     Args:
-        program: a function that creates the shared cells and returns one callable per thread, or a scenario.
+        program: a function that creates the shared cells and returns one callable per thread, or an `Execution` with
+            their names and what must hold; or a scenario.
         strategy: for a scenario: the strategy to judge.
         bound: for engine "bounded": the number of preemptions (2 if left out); for "pct": the depth of the bugs
             looked for (3 if left out).

@@ -474,7 +474,7 @@ class Tree:
         cpu = state.wut.pop(0).cpu
         fork.children.pop(0)
         state.sleep |= 1 << cpu
-        state.sleepers[cpu] = part.accesses
+        state.sleepers = {**state.sleepers, cpu: part.accesses}  # others share the old one
         state.location = -1
         while fork.children:
             child = fork.children[0]

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mmref.explore.scheduler import Run, Worker
 
 __all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "SHARE", "TRYINC", "UNLOCK", "UNSHARE",
-           "WRITE", "Accesses", "Effect", "Location", "Mode", "conflict", "note", "point", "point_all", "reserve"]
+           "WRITE", "Accesses", "Effect", "Location", "Mode", "conflict", "hold", "let_go", "note", "point",
+           "point_all", "reserve", "taken", "taking"]
 
 Mode: TypeAlias = int
 
@@ -241,6 +242,39 @@ def point_all(
     if enabled is not None or cpu.spin is not None:
         cpu.guard(enabled, holder)
     run.reschedule(cpu)
+
+
+def taking(location: Location, mode: Mode) -> None:
+    """Say that this CPU takes a lock, where the mode of the operation does not tell: it may have to wait first."""
+    run = location.run
+    if run is not None and run.live:
+        run.lock_orders.wanted(run.current, location, mode)
+
+
+def taken(location: Location, mode: Mode) -> None:
+    """Say that this CPU has the lock that it was `taking()`."""
+    run = location.run
+    if run is not None and run.live:
+        run.lock_orders.taken(run.current, location, mode)
+
+
+def hold(location: Location, how: str) -> None:
+    """Say that this CPU has put something there that others may have to wait for, as for a lock.
+
+    Args:
+        location: where.
+        how: what has been done to it, for the report of a deadlock: "frozen".
+    """
+    run = location.run
+    if run is not None and run.live:
+        run.holders[location.id] = run.current, how
+
+
+def let_go(location: Location) -> None:
+    """Say that nobody has to wait for this location any more, as after `hold()`."""
+    run = location.run
+    if run is not None:
+        run.holders.pop(location.id, None)
 
 
 def note(value: object) -> None:

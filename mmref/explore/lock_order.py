@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmref.explore.locations import LOCK, SHARE, UNLOCK, UNSHARE, Mode
+from mmref.explore.locations import LOCK, READ, SHARE, Location, Mode
 
 if TYPE_CHECKING:
     from mmref.explore.scheduler import ExploredCpu
@@ -59,22 +59,36 @@ class LockOrders:
 
     def note(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Take note of an operation on a lock that is about to be performed."""
-        location = cpu.location
-        held = cpu.held
-        if mode in {UNLOCK, UNSHARE}:
+        if mode < LOCK:
+            if mode != READ and cpu.label.endswith(_TRYLOCKS):
+                self.taken(cpu, cpu.location, mode)
+        elif mode in (LOCK, SHARE):
+            self.wanted(cpu, cpu.location, mode)
+            self.taken(cpu, cpu.location, mode)
+        else:
+            self.given(cpu, cpu.location)
+
+    def wanted(self, cpu: ExploredCpu, location: Location, mode: Mode) -> None:
+        """Take note that a CPU takes a lock, or waits until it can, while it holds others."""
+        for other, how, _ in cpu.held:
+            key = (other.id, how, location.id, mode, cpu.id)
+            if key not in self.orders:
+                self.orders[key] = Taken(cpu.name, other.name, location.name, cpu.where())
+
+    @staticmethod
+    def taken(cpu: ExploredCpu, location: Location, mode: Mode) -> None:
+        """Take note that a CPU has a lock."""
+        cpu.held.append((location, mode, cpu.run.steps))
+
+    @staticmethod
+    def given(cpu: ExploredCpu, location: Location) -> None:
+        """Take note that a lock has been given back, usually by who has taken it."""
+        for holder in (cpu, *cpu.run.cpus):
+            held = holder.held
             for place in range(len(held) - 1, -1, -1):
                 if held[place][0] is location:
                     del held[place]
-                    break
-            return
-        if mode in {LOCK, SHARE}:
-            for other, how in held:
-                key = (other.id, how, location.id, mode, cpu.id)
-                if key not in self.orders:
-                    self.orders[key] = Taken(cpu.name, other.name, location.name, cpu.where())
-        elif not cpu.label.endswith(_TRYLOCKS):
-            return
-        held.append((location, mode))
+                    return
 
     def inversions(self) -> tuple[Inversion, ...]:
         """Return the circles, the shortest for each set of locks."""

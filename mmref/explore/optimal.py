@@ -18,6 +18,8 @@ those whose second operation is new in this execution.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from typing_extensions import override
 
 from mmref.explore.dpor import Dpor, State
@@ -29,21 +31,18 @@ from mmref.explore.scheduler import ExploredCpu, Run
 __all__ = ["OptimalDpor"]
 
 
-class Item:
-    """An element of a sequence that is to be inserted into a wakeup tree.
+class Item(Protocol):
+    """An element of a sequence that is to be inserted into a wakeup tree: an event, or what a race is to begin with.
 
     Attributes:
-        bit: its place in sets of events; for the second operation of the race, a place after all events.
-        hb: what happens before it, itself left out.
+        bit: its place in sets of events; for the second operation of a race, a place after all events.
+        hb: what happens before it, and itself.
     """
 
-    __slots__ = ("accesses", "bit", "cpu", "hb")
-
-    def __init__(self, cpu: int, accesses: Accesses, bit: int, hb: int) -> None:
-        self.cpu = cpu
-        self.accesses = accesses
-        self.bit = bit
-        self.hb = hb
+    cpu: int
+    accesses: Accesses
+    bit: int
+    hb: int
 
 
 class Sequence:
@@ -74,7 +73,7 @@ class Sequence:
     def initial(self, cpu: int) -> bool:
         """Tell whether the CPU is an initial."""
         lane = self._lanes.get(cpu)
-        return lane is not None and bool(lane) and not lane[-1].hb & self._remaining
+        return bool(lane) and lane[-1].hb & self._remaining == lane[-1].bit  # type: ignore[index]
 
     def independent(self, cpu: int, accesses: Accesses) -> bool:
         """Tell whether this operation of a CPU depends on nothing in the sequence."""
@@ -98,94 +97,123 @@ class Sequence:
         self._touched = None
 
 
-class _Race:
-    __slots__ = ("accesses", "cpu", "end", "event", "hb")
+class Race:
+    """A race to be reversed, and the element of sequences that its second operation is.
 
-    def __init__(self, event: int, cpu: int, accesses: Accesses, hb: int, end: int) -> None:
+    Attributes:
+        event: its first event.
+        cpu, accesses, bit, hb: see `Item`.
+    """
+
+    __slots__ = ("accesses", "bit", "cpu", "event", "hb")
+
+    def __init__(self, event: int, cpu: int, accesses: Accesses, hb: int) -> None:
         self.event = event
         self.cpu = cpu
         self.accesses = accesses
         self.hb = hb
-        self.end = end
+        self.bit = 0  # known at the end of the execution
+
+
+class Planned:
+    """An element of a sequence that another part of the search has found (`merge()`)."""
+
+    __slots__ = ("accesses", "bit", "cpu", "hb")
+
+    def __init__(self, cpu: int, accesses: Accesses, bit: int, hb: int) -> None:
+        self.cpu = cpu
+        self.accesses = accesses
+        self.bit = bit
+        self.hb = hb
 
 
 class WakeupState(State):
-    """A state with its wakeup tree.
+    """A state with its wakeup tree. It is also the element of sequences that its event is.
 
     Attributes:
         wut: the branches still to be explored; the first one is under way.
-        sleepers: the operations of the CPUs in `sleep`.
-        item: its event, as an element of sequences.
+        sleepers: the operations of the CPUs in `sleep`. States share these: a change makes a new one.
         stale: sleepers that no branch of an earlier wakeup tree was sure to wake.
+        accesses, bit: see `Item`.
     """
 
-    __slots__ = ("item", "sleepers", "stale", "wut")
+    __slots__ = ("accesses", "bit", "sleepers", "stale", "wut")
 
-    def __init__(self, enabled: int, sleep: int, cpu: int, wut: list[Branch], sleepers: dict[int, Accesses]) -> None:
+    accesses: Accesses
+    bit: int
+
+    def __init__(
+        self, enabled: int, sleep: int, cpu: int, wut: list[Branch], sleepers: dict[int, Accesses], stale: int
+    ) -> None:
         super().__init__(enabled, sleep, cpu)
         self.wut = wut
         self.sleepers = sleepers
-        self.stale = 0
-        self.item = Item(cpu, (), 0, 0)
+        self.stale = stale
 
 
-class OptimalDpor(Dpor):
+class OptimalDpor(Dpor[WakeupState]):
     """The chooser of optimal DPOR."""
 
     name = "optimal"
 
     def __init__(self) -> None:
         super().__init__()
-        self._races: list[_Race] = []
+        self._races: list[Race] = []
+        # What the last event has left for the next state:
+        self._sleepers: dict[int, Accesses] = {}
         self._stale = 0
-        self._subtree: list[Branch] = []  # what the last event's node says about the next state
+        self._subtree: list[Branch] = []
 
     @override
     def _new_state(self, enabled: int, cpu: int) -> int:
         """Follow the wakeup tree where there is one."""
-        assert self._run is not None
         sleep = self._sleep
         wut = self._subtree
         while wut and not enabled & ~sleep & 1 << wut[0].cpu:
             wut.pop(0)  # the second operation of a race waits after all
-        stale = self._stale & sleep
         if wut:
             cpu = wut[0].cpu
+            stale = self._stale & sleep
         else:
+            wut = [Branch(cpu)]
             stale = sleep
-            wut = [Branch(cpu, ())]
-        sleepers: dict[int, Accesses] = {}
-        if sleep:
-            for other in self._run.cpus:
-                if sleep & other.bit:
-                    sleepers[other.id] = tuple((location.id, mode) for location, mode in other.accesses())
-        state = WakeupState(enabled, sleep, cpu, wut, sleepers)
-        state.stale = self._stale = stale
-        self.states.append(state)
+        self.states.append(WakeupState(enabled, sleep, cpu, wut, self._sleepers if sleep else {}, stale))
         return cpu
 
     @override
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Order the event, and go down the wakeup tree with it."""
-        depth = cpu.run.steps
         super().executed(cpu, mode)
+        depth = cpu.run.steps
         if depth < self.replayed:
             return
         state = self.states[depth]
-        assert isinstance(state, WakeupState)
         node = state.wut[0]
-        accesses = ((state.location, state.mode), *state.more) if state.more else ((state.location, state.mode),)
-        bit = 1 << depth
-        state.item = Item(cpu.id, accesses, bit, state.hb & ~bit)
-        if node.accesses and node.accesses[0][0] != accesses[0][0]:
+        accesses = state.accesses = ((state.location, mode), *state.more) if state.more else ((state.location, mode),)
+        state.bit = 1 << depth
+        if node.accesses and node.accesses[0][0] != state.location:
             raise NondeterministicProgram(
                 f"{cpu.name} was expected to access location {node.accesses[0][0]} at step {depth}, not"
-                f" {cpu.location.name} (location {accesses[0][0]}): a location that is created when it is first"
+                f" {cpu.location.name} (location {state.location}): a location that is created when it is first"
                 " accessed must have an id from reserve()"
             )
         node.accesses = accesses
         self._subtree = node.children
         self._stale = state.stale
+
+    @override
+    def _still_asleep(self, state: WakeupState, cpu: ExploredCpu, mode: Mode) -> None:
+        performed = ((state.location, mode), *state.more)
+        awake = 0
+        for sleeper, accesses in state.sleepers.items():
+            for location, how in accesses:
+                for place, other in performed:
+                    if location == place and CONFLICTS[how] >> other & 1:
+                        awake |= 1 << sleeper
+        self._sleep = state.sleep & ~awake
+        self._sleepers = state.sleepers
+        if awake:
+            self._sleepers = {one: what for one, what in state.sleepers.items() if not awake >> one & 1}
 
     @override
     def _reverse(self, event: int, cpu: ExploredCpu, hb: int, end: int) -> None:
@@ -195,60 +223,62 @@ class OptimalDpor(Dpor):
         accesses: Accesses = ((cpu.location.id, cpu.mode),)
         if cpu.more is not None:
             accesses += tuple([(location.id, mode) for location, mode in cpu.more])
-        self._races.append(_Race(event, cpu.id, accesses, hb, end))
+        self._races.append(Race(event, cpu.id, accesses, hb))
 
-    def _reverse_now(self, race: _Race) -> None:
+    def _reverse_now(self, race: Race) -> None:
         """Insert the sequence that reverses a race, unless what it leads to has been explored."""
-        state = self.states[race.event]
-        assert isinstance(state, WakeupState)
+        states = self.states
         event = race.event
+        state = states[event]
+        sleep = state.sleep
         bit = 1 << event
-        later = self.states[event + 1 :]
-        if race.end < len(self.states):
-            del later[race.end - event - 1]
-        items: list[Item] = [other.item for other in later if not other.hb & bit]  # type: ignore[attr-defined]
-        items.append(Item(race.cpu, race.accesses, 1 << len(self.states), race.hb))
-        if len(items) == 1 and not state.enabled >> race.cpu & 1:
-            return  # it would have to wait, and nothing ends that
-        sequence = Sequence(items)
-        for sleeper, accesses in state.sleepers.items():
-            if sequence.initial(sleeper):
+        race.bit = 1 << len(states)
+        race.hb |= race.bit
+        sequence: list[Item] = []  # notdep(event); the second operation of the race is not among it, nor what follows
+        members = 0
+        for other in states[event + 1 :]:
+            if not other.hb & bit:
+                if sleep >> other.cpu & 1 and not other.hb & members:
+                    return  # an initial sleeps: explored already
+                sequence.append(other)
+                members |= other.bit
+        if not race.hb & members:
+            if sleep >> race.cpu & 1:
                 return
-            if not state.stale >> sleeper & 1 and sequence.independent(sleeper, accesses):
-                return
+            if not sequence and not state.enabled >> race.cpu & 1:
+                return  # it would have to wait, and nothing ends that
+        sequence.append(race)
+        v = Sequence(sequence)
+        if sleep and _explored(state, v):
+            return
         if event < self.root:
-            self.above[event, *_relative(items)] = None
+            self.above[event, *_relative(sequence)] = None
         else:
-            _insert(state.wut, sequence)
+            _insert(state.wut, v)
 
     @override
     @staticmethod
     def merge(state: SavedState, reversal: Reversal) -> int:
         _, *items = reversal
-        sequence = Sequence([Item(cpu, accesses, 1 << place, hb) for place, (cpu, accesses, hb) in enumerate(items)])
-        for sleeper, accesses in state.sleepers.items():
-            if sequence.initial(sleeper):
-                return -1
-            if not state.stale >> sleeper & 1 and sequence.independent(sleeper, accesses):
-                return -1
-        return _insert(state.wut, sequence)
+        v = Sequence([Planned(cpu, accesses, 1 << place, hb | 1 << place)
+                      for place, (cpu, accesses, hb) in enumerate(items)])  # fmt: skip
+        return -1 if _explored(state, v) else _insert(state.wut, v)
 
     @override
-    def _restored(self, saved: SavedState) -> State:
+    def _restored(self, saved: SavedState) -> WakeupState:
         # The first branch of a state that has been left is not extended any more; its tree is in the states below.
-        state = WakeupState(saved.enabled, saved.sleep, saved.wut[0].cpu, saved.wut, saved.sleepers)
+        state = WakeupState(saved.enabled, saved.sleep, saved.wut[0].cpu, saved.wut, saved.sleepers, saved.stale)
+        state.accesses = saved.wut[0].accesses
         state.backtrack = saved.backtrack
         state.location = saved.location
         state.mode = saved.mode
-        state.stale = saved.stale
         return state
 
     @override
-    def _saved(self, state: State, last: bool) -> SavedState:
-        assert isinstance(state, WakeupState)
+    def _saved(self, state: WakeupState, last: bool) -> SavedState:
         first = state.wut[0]
         if not last:
-            first = Branch(state.cpu, state.item.accesses)
+            first = Branch(state.cpu, state.accesses)
         location = -1 if last else state.location
         return SavedState(state.enabled, state.sleep, state.backtrack, location, state.mode, state.stale,
                           state.sleepers, [first, *state.wut[1:]])  # fmt: skip
@@ -263,45 +293,52 @@ class OptimalDpor(Dpor):
         root = self.root
         while len(states) > root:
             state = states[-1]
-            assert isinstance(state, WakeupState)
-            state.sleep |= 1 << state.cpu
-            state.sleepers[state.cpu] = state.item.accesses
             self._undo(state)
             wut = state.wut
-            wut.pop(0)
-            while wut and not state.enabled & ~state.sleep & 1 << wut[0].cpu:
+            if len(wut) > 1:
+                state.sleep |= 1 << state.cpu
+                state.sleepers = {**state.sleepers, state.cpu: state.accesses}
                 wut.pop(0)
-            if wut:
-                state.cpu = wut[0].cpu
-                state.backtrack |= 1 << state.cpu
-                break
+                while wut and not state.enabled & ~state.sleep & 1 << wut[0].cpu:
+                    wut.pop(0)
+                if wut:
+                    state.cpu = wut[0].cpu
+                    state.backtrack |= 1 << state.cpu
+                    break
             states.pop()
         self._subtree = []
         return self._planned()
 
     @override
-    def _waiting_branches(self, state: State) -> int:
-        assert isinstance(state, WakeupState)
+    def _waiting_branches(self, state: WakeupState) -> int:
         return len(state.wut) - 1
 
 
-def _insert(branches: list[Branch], sequence: Sequence) -> int:
+def _explored(state: WakeupState | SavedState, v: Sequence) -> bool:
+    """Tell whether what a sequence leads to from a state has been explored: whether a weak initial sleeps."""
+    for sleeper, accesses in state.sleepers.items():
+        if v.initial(sleeper) or (not state.stale >> sleeper & 1 and v.independent(sleeper, accesses)):
+            return True
+    return False
+
+
+def _insert(branches: list[Branch], v: Sequence) -> int:
     """Add a sequence to a wakeup tree, unless a leaf is compatible with it; tell to which branch, -1 if to none."""
     top = -1
     while True:
         for place, node in enumerate(branches):
-            if sequence.initial(node.cpu):
-                sequence.take(node.cpu)
-            elif not sequence.independent(node.cpu, node.accesses):
+            if v.initial(node.cpu):
+                v.take(node.cpu)
+            elif not v.independent(node.cpu, node.accesses):
                 continue
-            if not node.children or not sequence:
+            if not node.children or not v:
                 return -1
             branches = node.children
             top = place if top < 0 else top
             break
         else:
             top = len(branches) if top < 0 else top
-            for item in sequence.remaining():
+            for item in v.remaining():
                 node = Branch(item.cpu, item.accesses)
                 branches.append(node)
                 branches = node.children
@@ -316,7 +353,7 @@ def _relative(items: list[Item]) -> list[tuple[int, Accesses, int]]:
         known |= bit
     relative = []
     for item in items:
-        before = item.hb & known
+        before = item.hb & known & ~item.bit
         hb = 0
         while before:
             bit = before & -before

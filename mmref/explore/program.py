@@ -12,10 +12,6 @@ from mmref.explore.locations import THREAD
 
 __all__ = ["Execution", "Program", "Scenario", "builder", "describe"]
 
-Program: TypeAlias = Callable[[], Sequence[Callable[[], object]]]
-"""Creates the shared cells of one execution and returns one callable per thread."""
-
-
 @dataclass(slots=True)
 class Execution:
     """The objects of one execution, built afresh each time.
@@ -38,6 +34,10 @@ class Execution:
             self.names = [f"CPU {number}" for number in range(len(self.cpus))]
         if len(self.names) != len(self.cpus):
             raise UsageError(f"{len(self.cpus)} CPUs but {len(self.names)} names: give one name per CPU")
+
+
+Program: TypeAlias = Callable[[], Sequence[Callable[[], object]] | Execution]
+"""Creates the shared cells of one execution and returns one callable per thread, or a whole `Execution`."""
 
 
 @runtime_checkable
@@ -85,8 +85,12 @@ def _builder(subject: Program | Scenario, strategy: object | None) -> Callable[[
 
     def build() -> Execution:
         threads: object = program()
+        if isinstance(threads, Execution):
+            return threads
         if not isinstance(threads, Sequence) or not threads or not all(callable(one) for one in threads):
-            raise UsageError(f"the program returned {threads!r}: it must return one callable per thread")
+            raise UsageError(
+                f"the program returned {threads!r}: it must return one callable per thread, or an Execution"
+            )
         return Execution(threads)
 
     return build

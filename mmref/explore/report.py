@@ -15,7 +15,7 @@ from mmref.explore.trace import Trace, Verdict
 if TYPE_CHECKING:
     from mmref.explore.resume import Frontier
 
-__all__ = ["Completed", "Progress", "Report"]
+__all__ = ["Completed", "Progress", "Report", "as_test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,30 +91,9 @@ class Report:
         Raises:
             UsageError: nothing was found, or it is not said where the program is.
         """
-        trace = self.counterexample
-        if trace is None:
+        if self.counterexample is None:
             raise UsageError(f"nothing wrong was found with {self.program}, so there is no test to make of it")
-        imports, argument = "from mmref.explore import replay", ""
-        if not trace.spec:
-            module, _, name = program.partition(":")
-            if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
-                raise UsageError(
-                    f"{program!r} does not say where the program is: give as_test() 'module:name', so that the test can"
-                    " import it"
-                )
-            imports += f"\nfrom {module} import {name}"
-            argument = f", {name}"
-        words = re.sub(r"\W+", "_", f"{self.program}_{trace.verdict.id or trace.verdict.kind}").strip("_").lower()
-        comment = [f"{trace.verdict}."]
-        if trace.pair is not None:
-            comment += ["", "What matters is the order of two accesses:", *trace.pair.describe(trace.cpus).splitlines()]
-        comment += ["", "Where the fix changes who does what, this schedule no longer fits: explore() finds out then."]
-        text = "\n".join(f"    # {line}".rstrip() for line in comment)
-        return (
-            f"{imports}\n\n\ndef test_{words}() -> None:\n{text}\n"
-            f"    trace = replay({str(trace.schedule)!r}{argument})\n"
-            "    assert trace.verdict.holds, trace.verdict\n"
-        )
+        return as_test(self.counterexample, program)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +131,29 @@ class Progress:
     pending: int
     estimated: int | None
     seconds: float
+
+
+def as_test(trace: Trace, program: str = "") -> str:
+    """Return a pytest test that fails as long as the finding of a trace is there; see `Report.as_test()`."""
+    imports, argument = "from mmref.explore import replay", ""
+    if not trace.spec:
+        module, _, name = program.partition(":")
+        if not all(part.isidentifier() for part in module.split(".")) or not name.isidentifier():
+            raise UsageError(
+                f"{program!r} does not say where the program is: give as_test() 'module:name', so that the test can"
+                " import it"
+            )
+        imports += f"\nfrom {module} import {name}"
+        argument = f", {name}"
+    what = f"{trace.spec or trace.program}_{trace.verdict.id or trace.verdict.kind}"
+    words = re.sub(r"\W+", "_", what).strip("_").lower()
+    comment = [f"{trace.verdict}."]
+    if trace.pair is not None:
+        comment += ["", "What matters is the order of two accesses:", *trace.pair.describe(trace.cpus).splitlines()]
+    comment += ["", "Where the fix changes who does what, this schedule no longer fits: explore() finds out then."]
+    text = "\n".join(f"    # {line}".rstrip() for line in comment)
+    return (
+        f"{imports}\n\n\ndef test_{words}() -> None:\n{text}\n"
+        f"    trace = replay({str(trace.schedule)!r}{argument})\n"
+        "    assert trace.verdict.holds, trace.verdict\n"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmref.errors import UsageError
+from mmref.explore.document import parse_document, read_text, write_text
 from mmref.explore.frontier import Tree
 from mmref.explore.work import DPOR, dpor
 
@@ -95,17 +96,7 @@ class Frontier:
         Raises:
             UsageError: it is cut short, of another version, or something else altogether.
         """
-        import json
-
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{source} is not a whole JSON document ({error}): is the file cut short?") from None
-        version = data.get("mmref_frontier") if isinstance(data, dict) else None
-        if version is None:
-            raise UsageError(f'{source} is not an mmref frontier: it has no "mmref_frontier" key')
-        if version != FRONTIER_VERSION:
-            raise UsageError(f"{source} is a frontier of version {version}; this mmref reads {FRONTIER_VERSION}")
+        data = parse_document(text, source, "frontier", FRONTIER_VERSION)
         for key, kind in _KEYS.items():
             if type(data.get(key)) is not kind:
                 raise UsageError(f"{source} is not a valid mmref frontier: {key!r} is not of type {kind.__name__}")
@@ -124,10 +115,7 @@ class Frontier:
 
     def save(self, path: str | Path) -> None:
         """Write the frontier to a file; an older one is replaced only when the new one is whole."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        part.write_text(self.to_json() + "\n", encoding="utf-8")
-        part.replace(target)
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Frontier:
@@ -136,8 +124,4 @@ class Frontier:
         Raises:
             UsageError: it cannot be read, or is no frontier.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the frontier {str(path)!r} cannot be read: {error}") from None
-        return cls.from_json(text, repr(str(path)))
+        return cls.from_json(read_text(path, "frontier"), repr(str(path)))

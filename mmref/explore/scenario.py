@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A scenario: a collapse on one CPU, somebody else on another, and what must hold.
+"""A scenario: a collapse on one CPU, others on one or two more, and what must hold.
 
-Conventions in this file: a *layout* says what each page of the range is at the start, one letter per page:
-``D`` data, ``.`` hole, ``f`` allocated by fallocate but unwritten, ``s`` data that is swapped out. Of a file on a
-disk, ``D`` is in the cache and ``.`` is on the disk alone. Pages count from 0; the file is exactly the range that is
-collapsed.
+What each page is at the start is said by a *layout*, one letter per page: see `mmref.explore.layout`. Pages count from
+0 at the start of the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from errno import ENOMEM, ENOSPC
 from functools import cached_property
 
 from mmref.errors import UsageError
-from mmref.explore.actors import Actor, Scene
+from mmref.explore.actors import Actor
+from mmref.explore.layout import Layout, disk_file, tmpfs_file
 from mmref.explore.program import Execution
+from mmref.explore.scene import Scene
 from mmref.explore.twins import TRACED
-from mmref.explore.watched import check_always, check_at_rest, check_hidden_data
+from mmref.explore.watched import check_always, check_at_rest, check_empty, check_hidden_data
 from mmref.khugepaged import CollapseResult, CollapseStrategy, collapse_file, get_strategy
-from mmref.machine import DEFAULT_STRATEGY, File, Machine
+from mmref.machine import DEFAULT_STRATEGY, Machine
+from mmref.pagecache import RegularInode
 from mmref.pagecache.kernel import DEFAULT_KERNEL, KERNELS
 
 __all__ = ["CollapseScenario", "as_strategy", "kernel_of", "strategy_text"]
@@ -26,16 +29,20 @@ __all__ = ["CollapseScenario", "as_strategy", "kernel_of", "strategy_text"]
 
 @dataclass(frozen=True)
 class CollapseScenario:
-    """A collapse of one huge page, against somebody who uses the file.
+    """A collapse of one huge page, against others who use the file.
 
     Attributes:
         name: what to call it.
         summary: one line for lists.
         consequence: what a race means to a user, in one sentence.
-        actor: who is on the second CPU; None if the collapse is alone.
-        layout: the pages, see the top of this file; their number is that of the huge page.
+        others: who is on the other CPUs; nobody if the collapse is alone.
+        layout: the pages, see `mmref.explore.layout`.
         chunk_shift: log2 of the slots of an XArray node.
-        ask: the page that the actor is about; if None, the first data page.
+        ask: the page that the others are about, or a page for each of them; if None, the first data page of the huge
+            page that is collapsed.
+        extent: which huge page of the file is collapsed, counted from 0.
+        fail: how many allocations succeed, before one fails; None if none does.
+        max_pages: size of the filesystem on tmpfs (pages); None for no limit.
         in_hole: if `ask` is None, the first page of a hole with data behind it instead.
         pinned: somebody holds a reference to the last page, so the collapse fails late and rolls back.
         hidden_data: also watch A5, which holds for no state in which a reader could be misled.
@@ -45,53 +52,65 @@ class CollapseScenario:
     name: str
     summary: str
     consequence: str
-    actor: Actor | None = field(repr=False)
+    others: tuple[type[Actor], ...] = field(repr=False)
     layout: str = "DDDD"
     chunk_shift: int = 6
-    ask: int | None = None
+    ask: int | tuple[int, ...] | None = None
+    extent: int = 0
+    fail: int | None = None
+    max_pages: int | None = None
     in_hole: bool = False
     pinned: bool = False
     hidden_data: bool = False
     on_disk: bool = False
 
     def __post_init__(self) -> None:
-        pages = len(self.layout)
-        if pages < 2 or pages & (pages - 1):
-            raise UsageError(f"A huge page of {pages} pages: give a power of two from 2 on.")
-        if pages > 512:
-            raise UsageError(f"{pages} pages are too many to explore; give at most 512.")
-        letters = "D." if self.on_disk else "D.fs"
-        if set(self.layout) - set(letters):
-            raise UsageError(
-                f"Layout {self.layout!r}: give one letter per page: D data, . hole"
-                f"{'' if self.on_disk else ', f fallocated, s swapped out'}."
-            )
-        if "D" not in self.layout:
+        pages = self.pages
+        if not 0 <= self.extent < pages.extents:
+            raise UsageError(f"There is no huge page {self.extent} to collapse; give 0 to {pages.extents - 1}.")
+        if not pages.data & {*pages.extent(self.extent)}:
             raise UsageError(f"Layout {self.layout!r} has no data, so none can get lost; give at least one D.")
-        if self.ask is not None and not 0 <= self.ask < pages:
-            raise UsageError(f"There is no page {self.ask} to ask about; give 0 to {pages - 1}.")
+        asked = (self.ask,) if isinstance(self.ask, int) else self.ask or ()
+        for page in asked:
+            if not 0 <= page < len(pages.pages):
+                raise UsageError(f"There is no page {page} to ask about; give 0 to {len(pages.pages) - 1}.")
+        if isinstance(self.ask, tuple) and len(asked) != len(self.others):
+            raise UsageError(
+                f"{len(asked)} pages to ask about, but {len(self.others)} to ask; give one page, or one for each."
+            )
         if not 1 <= self.chunk_shift <= 6:
             raise UsageError(f"chunk_shift {self.chunk_shift}: a node has 2**1 to 2**6 slots; give 1 to 6.")
+        if "w" in pages.pages and not any(other.completes_io for other in self.others):
+            raise UsageError(f"Layout {self.layout!r}: a page is written, and {self.name!r} has nobody to complete it.")
+        if self.max_pages is not None and self.on_disk:
+            raise UsageError(f"max_pages={self.max_pages}: only a file on tmpfs has such a limit; leave it out.")
         _ = self.at  # refuses a layout that has no such page
 
     @cached_property
-    def data(self) -> frozenset[int]:
-        """The pages that hold data in memory."""
-        return frozenset(page for page, kind in enumerate(self.layout) if kind == "D")
+    def pages(self) -> Layout:
+        """The layout."""
+        return Layout.parse(self.layout, self.on_disk)
 
     @property
-    def other(self) -> str:
-        """The name of the second CPU; empty if the collapse is alone."""
-        return "" if self.actor is None else self.actor.name
+    def cpus(self) -> tuple[str, ...]:
+        """The names of the CPUs."""
+        return ("khugepaged", *[other.label for other in self.others])
 
     @property
-    def at(self) -> int:
-        """The page that the actor is about."""
-        if self.ask is not None:
+    def at(self) -> tuple[int, ...]:
+        """The page that each of the others is about."""
+        if isinstance(self.ask, tuple):
             return self.ask
+        return (self._one_page(),) * len(self.others)
+
+    def _one_page(self) -> int:
+        if isinstance(self.ask, int):
+            return self.ask
+        extent, data = self.pages.extent(self.extent), self.pages.data
         if not self.in_hole:
-            return min(self.data)
-        at = next((page for page in range(max(self.data)) if page not in self.data), None)
+            return next(page for page in extent if page in data)
+        last = max(page for page in extent if page in data)
+        at = next((page for page in extent if page < last and page not in data), None)
         if at is None:
             raise UsageError(f"Layout {self.layout!r} has no hole with data behind it to ask in.")
         return at
@@ -99,7 +118,7 @@ class CollapseScenario:
     @property
     def geometry(self) -> str:
         """Where the huge entry lies in the tree, for reports."""
-        order, shift = len(self.layout).bit_length() - 1, self.chunk_shift
+        order, shift = self.pages.order, self.chunk_shift
         level, rest = divmod(order, shift)
         slots = 1 << rest
         where = "a leaf" if level == 0 else "a node above the leaves"
@@ -107,87 +126,84 @@ class CollapseScenario:
 
     def spec(self, strategy: object | None = None) -> str:
         """Return the text from which `scenario_from_spec()` builds the same scenario and strategy again."""
-        parameters = f"layout={self.layout},chunk_shift={self.chunk_shift}"
+        parameters = [f"layout={self.layout}", f"chunk_shift={self.chunk_shift}"]
         if self.ask is not None:
-            parameters += f",ask={self.ask}"
-        return f"{self.name}/{strategy_text(strategy)}/{parameters}"
+            asked = (self.ask,) if isinstance(self.ask, int) else self.ask
+            parameters.append("ask=" + "+".join(map(str, asked)))
+        if self.extent:
+            parameters.append(f"extent={self.extent}")
+        for name, value in (("fail", self.fail), ("max_pages", self.max_pages)):
+            if value is not None:
+                parameters.append(f"{name}={value}")
+        return f"{self.name}/{strategy_text(strategy)}/{','.join(parameters)}"
 
     def build(self, strategy: object | None = None) -> Execution:
-        """Set a machine up with the file, and return the CPUs."""
-        scene = self.scene(as_strategy(strategy))
-        file, actor = scene.file, self.actor
+        """Set a machine up with the file, and return the CPUs.
+
+        Raises:
+            UsageError: the kernel that the strategy belongs to has no such file.
+        """
+        scene, actors = self.scene(as_strategy(strategy))
+        file = scene.file
 
         def collapse() -> CollapseResult:
-            scene.result = collapse_file(file.mapping, 0, scene.strategy)
-            return scene.result
-
-        def act() -> object:
-            assert actor is not None
-            return actor.act(scene)
+            result = collapse_file(file.mapping, scene.start, scene.strategy)
+            scene.results.append(result)
+            return result
 
         def on_step() -> None:
-            check_always(file, alone=actor is None)
+            check_always(file, alone=not actors)
             if self.hidden_data:
-                check_hidden_data(file, self.data)
+                check_hidden_data(file, self.pages.resident)
 
         def at_rest() -> None:
-            if actor is not None:
-                actor.settle(scene)
+            for actor in actors:
+                actor.settle()
             for settle in scene.at_rest:
                 settle()
+            check_empty(file, scene.empty())
             check_at_rest(scene.machine, file, scene.truth)
 
-        if actor is None:
-            return Execution([collapse], ["khugepaged"], on_step, at_rest)
-        return Execution([collapse, act], ["khugepaged", actor.name], on_step, at_rest)
+        acts = [self._running_out(actor.act) for actor in actors]
+        return Execution([collapse, *acts], list(self.cpus), on_step, at_rest)
 
-    def scene(self, strategy: CollapseStrategy) -> Scene:
-        """Set a machine up with the file, as it is before anybody acts."""
-        pages, swapped = len(self.layout), self.layout.count("s")
+    def _running_out(self, act: Callable[[], object]) -> Callable[[], object]:
+        """Let an actor put up with what it is told, where memory or the filesystem is short."""
+        if self.fail is None and self.max_pages is None:
+            return act
+
+        def try_to_act() -> object:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno not in (ENOMEM, ENOSPC):
+                    raise
+                return None
+
+        return try_to_act
+
+    def scene(self, strategy: CollapseStrategy) -> tuple[Scene, list[Actor]]:
+        """Set a machine up with the file, as it is before anybody acts; return it and who will."""
+        pages = self.pages
         machine = Machine(
-            pages.bit_length() - 1, self.chunk_shift, parts=TRACED, kernel=kernel_of(strategy),
-            swap_pages=2 * pages if swapped else None,
+            pages.order, self.chunk_shift, parts=TRACED, kernel=kernel_of(strategy),
+            swap_pages=2 * len(pages.pages) if "s" in pages.pages else None,
         )  # fmt: skip
-        if self.on_disk:
-            file, truth = disk_file(machine, self.layout)
-        else:
-            file = machine.shmem_file("file", pages * machine.page_size)
-            truth = fill(file, self.layout)
-        scene = Scene(self, strategy, machine, file, truth)
-        if self.actor is not None:
-            self.actor.prepare(scene)
+        file, truth = disk_file(machine, pages) if self.on_disk else tmpfs_file(machine, pages, self.max_pages)
+        scene = Scene(pages, strategy, machine, file, truth, pages.extent(self.extent).start)
+        actors = [other(scene, at) for other, at in zip(self.others, self.at, strict=True)]
+        for actor in actors:
+            actor.prepare()
         machine.memory.lru.drain_all()
         if self.pinned:
-            scene.at_rest.append(file.pin(max(self.data)))
-        return scene
-
-
-def fill(file: File, layout: str) -> dict[int, bytes]:
-    """Write a layout into an empty file on tmpfs; return what each page reads as."""
-    size = file.machine.page_size
-    content = {page: bytes(size) for page in range(len(layout))}
-    for page, kind in enumerate(layout):
-        if kind in "Ds":
-            content[page] = bytes((page % 251 + 1,)) * size
-            file.write(page * size, content[page])
-        elif kind == "f":
-            file.fallocate(page * size, size)
-    for page, kind in enumerate(layout):
-        if kind == "s":
-            file.swap_out(page, 1)
-    return content
-
-
-def disk_file(machine: Machine, layout: str) -> tuple[File, dict[int, bytes]]:
-    """Make a file on a disk, some pages of which are in the cache; return it and what each page reads as."""
-    size = machine.page_size
-    content = {page: bytes((page % 251 + 1,)) * size for page in range(len(layout))}
-    file = machine.ro_file("file", b"".join(content.values()))
-    file.read(0, len(layout) * size)
-    for page, kind in enumerate(layout):
-        if kind == ".":
-            file.fadvise_dontneed(page, 1)
-    return file, content
+            last = max(page for page in pages.extent(self.extent) if page in pages.resident)
+            scene.at_rest.append(file.pin(last))
+        if self.fail is not None:
+            machine.memory.allocator.fail_next(after=self.fail)
+            scene.at_rest.append(lambda: machine.memory.allocator.fail_next(0))
+        if isinstance(file.inode, RegularInode):
+            scene.at_rest.append(file.inode.complete_io)
+        return scene, actors
 
 
 def kernel_of(strategy: CollapseStrategy) -> str:

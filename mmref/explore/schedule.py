@@ -16,6 +16,7 @@ from itertools import groupby
 
 from mmref.errors import UsageError
 from mmref.explore.scheduler import ExploredCpu, Run
+from mmref.explore.waits import waits_for
 
 __all__ = ["FollowSchedule", "FollowToTheEnd", "Schedule"]
 
@@ -120,7 +121,7 @@ class FollowSchedule:
         if cpu.guarded and not cpu.ready():
             raise UsageError(
                 f"the schedule does not fit: step {step} is for {cpu.name}, which then waits for"
-                f" {cpu.waits_for()}"
+                f" {waits_for(cpu)}"
             )
         return number
 

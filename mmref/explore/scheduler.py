@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from greenlet import greenlet as new_greenlet
 
-from mmref.errors import Deadlock, Livelock, MmrefInternalError, UsageError
+from mmref.errors import MmrefInternalError, UsageError
 from mmref.explore.errors import StepLimit
 from mmref.explore.locations import LOCK, MODE_NAMES, READ, THREAD, WRITE, Effect, Location, Mode
 from mmref.explore.lock_order import LockOrders
 from mmref.explore.program import Execution
+from mmref.explore.waits import deadlock_of
 from mmref.sync import _THIS_CPU, Cpu
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class ExploredCpu(Cpu):
         seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the last steps. (Accesses
             that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
         joins: positions of events of other CPUs that the pending operation comes after in any case.
-        held: the locks that this CPU holds, and how, if the orders of locks are wanted.
+        held: the locks that this CPU holds: location, mode, number of steps that had been performed before it.
     """
 
     __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "joins", "label",
@@ -167,7 +168,7 @@ class ExploredCpu(Cpu):
         self.effect: Effect | None = None
         self.more: tuple[tuple[Location, Mode], ...] | None = None
         self.seen: dict[Location, int] = {}
-        self.held: list[tuple[Location, Mode]] = []
+        self.held: list[tuple[Location, Mode, int]] = []
         self.stack: tuple[Frame, ...] = ()
 
     def prepare(self, run: Run, name: str, entry: Callable[[], object]) -> None:
@@ -289,17 +290,6 @@ class ExploredCpu(Cpu):
             return first + tuple((location, READ) for location, _ in self.more)
         return first + self.more
 
-    def waits_for(self) -> str:
-        """Describe what the pending operation waits for."""
-        if self.enabled is not None and not self.enabled():
-            holder = self.holder() if callable(self.holder) else self.holder
-            what = f"{self.location.name} ({self.label or MODE_NAMES[self.mode]})"
-            return f"{what}, {holder}" if holder else what
-        names = ", ".join(location.name for location, _ in self.spin or ())
-        if not names:
-            return "nothing in particular (it spins in cpu_relax(), but has read no shared location)"
-        return f"a change of {names} (it spins in cpu_relax())"
-
 
 class Worker:
     """A pooled greenlet that runs the CPU of one number, in one execution after another."""
@@ -365,6 +355,7 @@ class Run:
         buffers: the store buffers of a weak memory model; set before anything is created.
         real: the number of CPUs that are no store buffers; 256 if there are no buffers.
         locations: all that were created, for an engine that must know them.
+        holders: what is like a lock without being one: location -> who has put it there, and what that is called.
         culprit: the number of the CPU in whose code, or after whose step, the finding came up.
         found_at: the number of steps performed when it did; None if it came up at the end.
     """
@@ -396,7 +387,8 @@ class Run:
         self.recorder = recorder
         self.stop_at_finding = stop_at_finding
         self.checked_steps = checked_steps
-        self.lock_orders = lock_orders
+        self.lock_orders = LockOrders() if lock_orders is None else lock_orders
+        self.holders: dict[int, tuple[ExploredCpu, str]] = {}
         self.prefix = prefix
         self.buffers: StoreBuffers | None = None
         self.real = 256
@@ -643,10 +635,8 @@ class Run:
             self.end = BLOCKED
             return
         self.end = STUCK
-        stuck = [cpu for cpu in self.cpus if self.unfinished & cpu.bit]
         if self.finding is None:
-            kind = Livelock if any(cpu.spun for cpu in stuck) else Deadlock
-            self.finding = kind([(cpu.name, cpu.waits_for()) for cpu in stuck])
+            self.finding = deadlock_of(self)
 
     def _too_long(self) -> None:
         """Give up an execution that does not end."""

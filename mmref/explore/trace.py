@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmref.errors import Deadlock, Finding, InvariantViolation, Livelock, UsageError
+from mmref.explore.document import parse_document, read_text, write_text
 from mmref.explore.errors import StepLimit
 from mmref.explore.schedule import Schedule
 from mmref.explore.scheduler import BLOCKED, ENGINE_FOLDER, Event, Frame, Recorder, Run, place_text
@@ -185,19 +186,8 @@ class Trace:
         Raises:
             UsageError: it is cut short, of another version, or something else altogether.
         """
-        import json
-
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{source} is not a whole JSON document ({error}): is the file cut short?") from None
+        top = parse_document(text, source, "trace", SCHEMA_VERSION)
         reader = _Reader(source)
-        top = reader.mapping(data, "the document")
-        version = top.get("mmref_trace")
-        if version is None:
-            raise UsageError(f'{source} is not an mmref trace: it has no "mmref_trace" key')
-        if version != SCHEMA_VERSION:
-            raise UsageError(f"{source} is a trace of version {version}; this mmref reads {SCHEMA_VERSION}")
         schedule = Schedule.parse(reader.get(top, "schedule", str))
         cpus = tuple(reader.check(name, str, "a name in cpus") for name in reader.get(top, "cpus", list))
         events = tuple(
@@ -225,7 +215,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write the trace to a file."""
-        Path(path).write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
+        write_text(path, self.to_json(indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -234,11 +224,7 @@ class Trace:
         Raises:
             UsageError: it cannot be read, or is no trace.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the trace {str(path)!r} cannot be read: {error}") from None
-        return cls.from_json(text, repr(str(path)))
+        return cls.from_json(read_text(path, "trace"), repr(str(path)))
 
 
 class _Reader:

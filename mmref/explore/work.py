@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmref.explore.dpor import Dpor, SourceDpor
 from mmref.explore.errors import StepLimit
@@ -50,7 +50,7 @@ DPOR = ("source", "optimal")
 """The engines whose search can be divided, left and taken up again."""
 
 
-def dpor(name: str) -> Dpor:
+def dpor(name: str) -> Dpor[Any]:
     """Return one of the engines whose search can be divided."""
     if name == "source":
         return SourceDpor()
@@ -214,7 +214,7 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
     return piece_of(engine, outcome, done)
 
 
-def piece_of(engine: Dpor, outcome: Outcome, done: bool) -> Piece:
+def piece_of(engine: Dpor[Any], outcome: Outcome, done: bool) -> Piece:
     """Return what has become of a unit, when its engine stands between two executions."""
     outcome.above = engine.above
     return Piece(outcome, [] if done else engine.saved(), done, engine.first_accesses)

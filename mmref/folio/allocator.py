@@ -49,13 +49,20 @@ class PageAllocator:
         self.poison = bytes((POISON,)) * page_size
         self._next_pfn = 0
         self._failures = 0
+        self._until_failure = 0
 
     def __repr__(self) -> str:
         return f"<PageAllocator {self.allocated} pages of {self.page_size} bytes in use>"
 
-    def fail_next(self, times: int = 1) -> None:
-        """Let the next allocations fail. Kernel: fail_page_alloc, mm/fail_page_alloc.c."""
+    def fail_next(self, times: int = 1, after: int = 0) -> None:
+        """Let the next allocations fail. Kernel: fail_page_alloc, mm/fail_page_alloc.c.
+
+        Args:
+            times: how many fail.
+            after: how many succeed before.
+        """
         self._failures = times
+        self._until_failure = after
 
     def alloc(self, order: int = 0, nid: int = 0) -> Folio | None:
         """Return a folio of 2**order pages with one reference, not cleared; None when memory is out.
@@ -64,9 +71,10 @@ class PageAllocator:
         """
         if not 0 <= order <= MAX_ORDER:
             raise UsageError(f"order {order}: folios have an order from 0 to {MAX_ORDER}")
-        if self._failures:
+        if self._failures and self._until_failure == 0:
             self._failures -= 1
             return None
+        self._until_failure = max(0, self._until_failure - 1)
         folio = self._reuse(order, nid)
         if folio is None:
             folio = self._folio_class(self, self._next_pfn, order)

@@ -221,7 +221,7 @@ class LockAndInsertLate(CollapseStrategy):
 
     def uncount_huge(self, run: CollapseRun) -> None:
         """Take back the announcement of a huge page. Linux 12904d953364 (v6.4)."""
-        run.mapping.nr_thps -= 1
+        run.mapping.nr_thps_dec()
         smp_mb()
 
     def give_back_old(self, run: CollapseRun) -> None:

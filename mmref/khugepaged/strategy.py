@@ -378,6 +378,11 @@ class CollapseStrategy(ABC):
         """Make all CPUs forget where the old folios were mapped: from here on nobody can write to them."""
         try_to_unmap_flush(run.mapping)
 
+    def announce_huge(self, run: CollapseRun) -> None:
+        """Count the huge page, and let that be seen before anything is looked at. Linux eb6ecbed0aa2 (v5.14)."""
+        run.mapping.nr_thps_inc()
+        smp_mb()
+
     def count_huge(self, run: CollapseRun) -> None:
         """Announce a huge page to who opens the file for writing, unless somebody has it open already.
 
@@ -386,10 +391,9 @@ class CollapseStrategy(ABC):
         """
         if run.is_shmem:
             return
-        run.mapping.nr_thps += 1
-        smp_mb()
+        self.announce_huge(run)
         if run.inode.i_writecount > 0:
-            run.mapping.nr_thps -= 1
+            run.mapping.nr_thps_dec()
             raise Abandon(ScanResult.FAIL)
 
     def account(self, run: CollapseRun) -> None:

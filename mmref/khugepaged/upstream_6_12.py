@@ -13,7 +13,6 @@ from mmref.khugepaged.page_tables import retract_page_tables
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import Abandon, CollapseRun
 from mmref.pagecache import filemap_write_and_wait
-from mmref.sync import smp_mb
 
 __all__ = ["Upstream612"]
 
@@ -82,10 +81,9 @@ class Upstream612(LockAndInsertLate):
         mapping = run.mapping
         mapping.invalidate_lock.down_read()
         try:
-            mapping.nr_thps += 1
-            smp_mb()
+            self.announce_huge(run)
             if run.inode.i_writecount > 0 or filemap_write_and_wait(mapping):
-                mapping.nr_thps -= 1
+                mapping.nr_thps_dec()
                 raise Abandon(ScanResult.FAIL)
         finally:
             mapping.invalidate_lock.up_read()

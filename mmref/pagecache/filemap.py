@@ -193,7 +193,7 @@ def filemap_remove_folio(folio: Folio) -> None:
     with mapping.i_pages.xa_lock:
         account_folio(mapping, folio, -nr)
         if folio.order == mapping.host.pmd_order and folio.order > 0 and not mapping.host.is_shmem:
-            mapping.nr_thps -= 1
+            mapping.nr_thps_dec()
         xas = XaState(mapping.i_pages, folio.index, folio.order)
         xas.store(None)
         folio.mapping = None

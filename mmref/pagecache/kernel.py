@@ -35,6 +35,8 @@ class KernelRules:
             around the hole. Linux 7460b470a131 (v6.15).
         faults_map_whole_folio: a fault maps all pages of a large folio, if it fits into the VMA and the page table,
             also outside the window of pages around the fault (v6.18, "mm/filemap: map entire large folio faultaround").
+        open_has_fence: do_dentry_open() has a barrier between counting a writer and looking for huge folios. In 6.1;
+            6.12 leaves it to get_write_access(), which is fully ordered in both.
         shmem_large_folios: faults on tmpfs may get folios of several pages that are smaller than a huge page. Linux
             e7a2ab7b3bb5 (v6.11).
     """
@@ -48,6 +50,7 @@ class KernelRules:
     hugepage_registers_late: bool = False
     split_keeps_large: bool = False
     faults_map_whole_folio: bool = False
+    open_has_fence: bool = False
     shmem_large_folios: bool = True
 
 
@@ -57,6 +60,7 @@ _OLD = {
     "ro_thp_needs_exec": True,
     "disabled_vma_maps_no_pmd": False,
     "hugepage_registers_late": True,
+    "open_has_fence": True,
     "shmem_large_folios": False,
 }
 

@@ -123,6 +123,17 @@ class AddressSpace:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.host.name}>"
 
+    def nr_thps_inc(self) -> None:
+        """Count a huge folio, atomically. Kernel: filemap_nr_thps_inc(), include/linux/pagemap.h.
+
+        Orders nothing: whoever looks at something else next puts a barrier in between.
+        """
+        self.nr_thps += 1
+
+    def nr_thps_dec(self) -> None:
+        """Count a huge folio no more, atomically. Kernel: filemap_nr_thps_dec(), include/linux/pagemap.h."""
+        self.nr_thps -= 1
+
     def vmas(self, first: int, last: int) -> Iterator[Vma]:
         """Yield the VMAs that map any of the pages `first` to `last` (both included).
 

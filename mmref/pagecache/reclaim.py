@@ -119,7 +119,7 @@ def remove_mapping(mapping: AddressSpace, folio: Folio, pins: int) -> bool:
             folio.ref_unfreeze(pins + folio.nr_pages)
             return False
         if folio.order == mapping.host.pmd_order and folio.order > 0:
-            mapping.nr_thps -= 1
+            mapping.nr_thps_dec()
         account_folio(mapping, folio, -folio.nr_pages)
         xas = XaState(mapping.i_pages, folio.index, folio.order)
         xas.store(shadow_of(folio))

@@ -53,7 +53,8 @@ class RegularInode(Inode):
         disk: the blocks that are allocated and written: number -> content.
         reserved: blocks that will be allocated when they are written (delayed allocation).
         fail_io: let every write to the disk fail with EIO.
-        slow_io: writes that were started are not over before `complete_io()`.
+        slow_io: writes that were started are not over before somebody calls `complete_io()`; who waits for one that
+            nobody will end is in a deadlock.
         f_ra: the readahead of who has it open (one for all).
         keeps_private: the filesystem does not let go of what it keeps about a folio.
     """
@@ -157,18 +158,30 @@ class RegularInode(Inode):
     # Opening -----------------------------------------------------------------------------------------------
 
     def get_write_access(self) -> None:
-        """Count a writer. Kernel: get_write_access(), include/linux/fs.h; orders it before what follows.
+        """Count a writer. Kernel: get_write_access(), include/linux/fs.h.
 
         Raises:
             OSError: ETXTBSY: the file is being executed.
         """
-        if self.i_writecount < 0:
+        if not self.writecount_inc():
             raise OSError(ETXTBSY, f"{self.name} is being executed")
-        self.i_writecount += 1
-        smp_mb()
 
     def put_write_access(self) -> None:
         """Count a writer no more. Kernel: put_write_access(), include/linux/fs.h."""
+        self.writecount_dec()
+
+    def writecount_inc(self) -> bool:
+        """Count a writer unless writing is denied, atomically and fully ordered.
+
+        Kernel: atomic_inc_unless_negative(), include/linux/atomic/atomic-instrumented.h.
+        """
+        if self.i_writecount < 0:
+            return False
+        self.i_writecount += 1
+        return True
+
+    def writecount_dec(self) -> None:
+        """Count a writer no more, atomically. Kernel: atomic_dec(), include/linux/atomic/atomic-instrumented.h."""
         self.i_writecount -= 1
 
     def open_for_write(self) -> None:
@@ -179,6 +192,8 @@ class RegularInode(Inode):
         """
         self.get_write_access()
         mapping = self.i_mapping
+        if self.memory.rules.open_has_fence:
+            smp_mb()
         if mapping.nr_thps:
             mapping.invalidate_lock.down_write()
             try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmref.errors import UsageError
 from mmref.explore.judged import Judged
+from mmref.explore.report import as_test
 from mmref.explore.scenario import CollapseScenario
 from mmref.explore.trace import Trace
 from mmref.view.ladder import headline, ladder
@@ -32,6 +33,7 @@ class Found:
         schedule: the schedule string.
         ladder: the ladder.
         pair: the two accesses whose order makes the difference, a line each; empty if that is not known.
+        test: a pytest test that fails as long as this happens.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Found:
     schedule: str
     ladder: str
     pair: tuple[str, ...]
+    test: str
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,22 @@ class Row:
             raise UsageError(f"{source} has a row that is not one of this mmref's ({error}): explore again.") from None
 
 
+_STUCK = {
+    "deadlock": "They wait for each other for ever, and so does whoever needs what they hold.",
+    "livelock": "They spin for ever, and so does whoever needs what they hold.",
+}
+"""What it means that nobody can go on: not what a scenario says about a wrong answer."""
+
+
 def found_of(scenario: CollapseScenario, trace: Trace) -> Found | None:
     """Return what went wrong in an execution of a scenario; None if nothing did."""
     verdict = trace.verdict
     if verdict.holds:
         return None
     return Found(
-        verdict.kind, verdict.id, verdict.detail, scenario.consequence, headline(trace), str(trace.schedule),
-        ladder(trace), tuple(pair_lines(trace)),
+        verdict.kind, verdict.id, verdict.detail, _STUCK.get(verdict.kind, scenario.consequence), headline(trace),
+        str(trace.schedule),
+        ladder(trace), tuple(pair_lines(trace)), as_test(trace),
     )  # fmt: skip
 
 

@@ -169,7 +169,7 @@ def run_test(text: str) -> None:
 
 def test_the_test_of_a_scenario_fails_with_the_finding() -> None:
     text = explore(get_scenario("seek-data"), "freeze-and-replace").as_test()
-    assert "def test_seek_data_a1() -> None:" in text
+    assert "def test_seek_data_freeze_and_replace_layout_dddd_chunk_shift_6_a1() -> None:" in text
     assert "    # first lseek SEEK_DATA: folio_test_uptodate of new_folio PG_uptodate, mmref/" in text
     with pytest.raises(AssertionError, match="violation: A1: data at pages 0, 1, 2, 3"):
         run_test(text)

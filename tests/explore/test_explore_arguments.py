@@ -102,3 +102,20 @@ def test_a_program_that_fails_in_set_up_raises() -> None:
     with pytest.raises(KeyError):
         explore(program)
     assert explore(readers(2)).executions == 4
+
+
+def test_a_program_may_return_an_execution_with_names_and_checks() -> None:
+    def program() -> Execution:
+        n = Cell(0, "n")
+
+        def add():
+            n.store(n.load() + 1)
+
+        def check():
+            assert n.peek() == 2, f"n is {n.peek()}"
+
+        return Execution([add, add], ["A", "B"], at_rest=check)
+
+    trace = explore(program).counterexample
+    assert trace is not None
+    assert (trace.cpus, trace.verdict.detail) == (("A", "B"), "n is 1")

@@ -222,3 +222,9 @@ def test_a_trylock_that_fails_holds_nothing() -> None:
 
     report = explore(program)
     assert (report.executions, report.exhaustive, report.inversions) == (3, True, ())
+
+
+def test_a_scenario_shows_the_order_that_it_deadlocks_in() -> None:
+    """F3: folio locks and invalidate_lock, of the traced twins."""
+    inversions = explore(get_scenario("file-truncate"), "upstream-6.12", stop_at_first=False).inversions
+    assert {"folio 0 lock", "invalidate_lock"} in [{step.wanted for step in one.steps} for one in inversions]

@@ -7,6 +7,7 @@ import pytest
 
 from mmref.errors import UsageError
 from mmref.explore import Execution, explore, invariants, replay
+from mmref.explore.actors import ACTORS
 from mmref.explore.catalogue import get_scenario, scenario_from_spec, scenarios
 from mmref.explore.scenario import CollapseScenario, strategy_text
 from mmref.khugepaged import LockAndInsertLate, get_strategy
@@ -105,7 +106,7 @@ def test_folios_frozen_in_the_cache_are_reported_with_who_spins(name, layout, ch
     report = explore(shaped(name, layout, chunk_shift), "frozen-in-cache")
     verdict = report.counterexample.verdict
     assert verdict.id == "A8", str(report)
-    looker = get_scenario(name).other
+    looker = get_scenario(name).cpus[1]
     assert f"reference count 0, and {looker} spins until it is thawed" in verdict.detail
     refused = [
         event for event in report.counterexample.events if event.label == "folio_try_get" and event.value is False
@@ -224,5 +225,89 @@ def test_the_watched_invariants_have_names():
     ],
 )  # fmt: skip
 def test_bad_input(call, text):
+    with pytest.raises(UsageError, match=text):
+        call()
+
+
+# Three CPUs, two huge pages, and pages that are in no ordinary state --------------------------------------------
+
+
+def cast(layout, others, **shape):
+    """Return a scenario that is not in the catalogue."""
+    return CollapseScenario("cast", "", "", tuple(ACTORS[one] for one in others.split("+") if one), layout, **shape)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "strategy", "found"),
+    [
+        (cast("DD", "write+seek-data", ask=(0, 1)), "freeze-and-replace", "A1"),
+        (cast("DD", "write+seek-data", ask=(0, 1)), "lock-and-insert-late", ""),
+        (cast("DD", "collapse+seek-data"), "freeze-and-replace", "A1"),
+        (cast("DD", "collapse+seek-data"), "upstream-6.12", ""),
+        (cast("DD|D.", "read", extent=1), "freeze-and-replace", ""),
+        (cast("DD|[DD]", "collapse", ask=2), "lock-and-insert-late", ""),
+        (cast("DD|dD", "open-for-write", on_disk=True), "lock-and-insert-late", "A3"),  # B45
+        (cast("DDx.", "seek-data"), "lock-and-insert-late", ""),
+        (cast("DDx.", ""), "freeze-and-replace", "Finding"),  # B29
+        (cast("Dw", "complete-io", on_disk=True), "freeze-and-replace", ""),
+        (cast("Dd", "read", on_disk=True), "upstream-6.12", ""),
+        (cast("[DD]D.", "read"), "upstream-6.12", ""),
+        (cast("[DD]DD", "punch"), "upstream-6.12", ""),
+        (cast("D.", "fault", ask=1, fail=1), "freeze-and-replace", ""),
+        (cast("D..D", "fallocate", ask=1, max_pages=3), "upstream-6.12", ""),
+    ],
+    ids=lambda value: getattr(value, "layout", value),
+)
+def test_any_cast(scenario, strategy, found):
+    report = explore(scenario, strategy)
+    assert report.holds is not bool(found), str(report)
+    if found:
+        assert report.counterexample.verdict.id == found
+    else:
+        assert report.exhaustive
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("seek-data/upstream-6.12/layout=[DD]D.|DDDD,chunk_shift=2,ask=5,extent=1", "order 2"),
+        ("seek-data/upstream-6.12/layout=D.,chunk_shift=6,fail=2,max_pages=4", "order 1"),
+    ],
+)
+def test_all_of_a_shape_is_in_the_spec(spec, text):
+    scenario, strategy = scenario_from_spec(spec)
+    assert scenario.spec(strategy) == spec
+    assert text in scenario.geometry
+    assert explore(scenario, strategy, max_executions=50).executions > 1
+
+
+def test_a_page_for_each_of_three():
+    three = cast("DD", "write+read", ask=(0, 1))
+    assert three.cpus == ("khugepaged", "write", "read")
+    assert ",ask=0+1" in three.spec()
+    assert cast("DD", "write+read").at == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: shaped("seek-data", "DD|DDDD", 6), "as many pages on both sides of each |"),
+        (lambda: shaped("seek-data", "D[DD]D", 6), r"\[DD\] is no folio: a large one has a power of two of pages, and"),
+        (lambda: shaped("seek-data", "[D]D", 6), r"\[D\] is no folio"),
+        (lambda: shaped("seek-data", "[Df]", 6), "give one letter per page"),
+        (lambda: shaped("seek-data", "Dd", 6), "give one letter per page: D data, . hole, f fallocated"),
+        (lambda: shaped("file-read", "Df", 6), "D data, . on the disk alone, d dirty, w under writeback"),
+        (lambda: shaped("file-read", "[DD]DD", 6), "knows small folios only"),
+        (lambda: shaped("file-read", "Dw", 6), "has nobody to complete it"),
+        (lambda: shaped("seek-data", "DD|..", 6).pages and cast("DD|..", "read", extent=1), "has no data"),
+        (lambda: cast("DD|..", "read", extent=2), "There is no huge page 2 to collapse; give 0 to 1"),
+        (lambda: cast("DD", "read+read", ask=(0,)), "1 pages to ask about, but 2 to ask"),
+        (lambda: cast("DD", "read", max_pages=3, on_disk=True), "only a file on tmpfs has such a limit"),
+        (lambda: explore(shaped("seek-data", "[DD]DD", 6), "freeze-and-replace"), "Kernel 6.1 has no large folios"),
+        (lambda: scenario_from_spec("seek-data/upstream-6.12/ask=1+x"), "'ask=1[+]x' in"),
+        (lambda: scenario_from_spec("seek-data/freeze-and-replace/fail=1+2"), "'fail=1[+]2' in"),
+    ],
+)  # fmt: skip
+def test_impossible_shapes(call, text):
     with pytest.raises(UsageError, match=text):
         call()

@@ -95,7 +95,8 @@ class FileOnDiskMachine(RuleBasedStateMachine):
 
     @rule(start=st.sampled_from(range(0, PAGES, NR)), slow=st.booleans())
     def collapse(self, start, slow):
-        self.file.inode.slow_io = slow
+        # From 6.12 on the collapse waits for what it has flushed, and here is nobody to end a write meanwhile.
+        self.file.inode.slow_io = slow and self.machine.kernel in ("6.1", "6.4")
         result = self.machine.collapse(self.file, start)
         self.file.inode.complete_io()
         self.file.inode.slow_io = False

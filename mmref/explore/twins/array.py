@@ -13,6 +13,8 @@ from mmref.explore.locations import (
     THREAD,
     WRITE,
     Location,
+    hold,
+    let_go,
     note,
     point,
     reserve,
@@ -24,7 +26,7 @@ from mmref.pagecache import (
     entries_of,
 )
 from mmref.sync import SpinLock, this_cpu
-from mmref.xarray import XaNode, XArray
+from mmref.xarray import RETRY, XaNode, XArray
 
 __all__ = ["TracedSlots", "TracedXArray"]
 
@@ -71,9 +73,14 @@ class TracedSlots(list[Any]):
             for at, one in zip(range(*offset.indices(len(self))), entry, strict=True):
                 self[at] = one
             return
-        point(self.at[offset] or self._at(offset), WRITE, "slot store")
+        place = self.at[offset] or self._at(offset)
+        point(place, WRITE, "slot store")
         if self.freed_in:
             self._check_in_the_tree()
+        if entry is RETRY:
+            hold(place, "blocked with a RETRY entry")
+        elif list.__getitem__(self, offset) is RETRY:
+            let_go(place)
         list.__setitem__(self, offset, entry)
         _note_entry(entry)
 

@@ -18,10 +18,12 @@ from mmref.explore.locations import (
     Location,
     note,
     point,
+    taken,
+    taking,
 )
 from mmref.sync import PercpuCounter, RwSem, SpinLock
 
-__all__ = ["SharedField", "TracedCounter", "TracedRwSem", "TracedSpinLock", "slot_of"]
+__all__ = ["SharedField", "TracedCounter", "TracedRwSem", "TracedSpinLock", "add_to", "slot_of"]
 
 
 class TracedSpinLock(SpinLock):
@@ -90,10 +92,12 @@ class TracedRwSem(RwSem):
     @override
     def down_write(self) -> None:
         point(self.at_lock, WRITE, "down_write")
+        taking(self.at_lock, LOCK)
         if not self._free():
             self.queued += 1
             point(self.at_lock, WRITE, "down_write", None, self._free, self._holder)
             self.queued -= 1
+        taken(self.at_lock, LOCK)
         super().down_write()
 
     @override
@@ -135,6 +139,14 @@ class TracedCounter(PercpuCounter):
 def slot_of(owner: type, name: str) -> Any:  # Any: the member descriptor that __slots__ makes
     """Return the descriptor of a slot of a plain class, wherever in its bases it is declared."""
     return next(base.__dict__[name] for base in owner.__mro__ if name in base.__dict__)
+
+
+def add_to(owner: type, name: str, instance: object, amount: int) -> int:
+    """Add to a shared field without an access: the caller has announced it. Returns the new value."""
+    plain = slot_of(owner, name)
+    value: int = plain.__get__(instance) + amount
+    plain.__set__(instance, value)
+    return value
 
 
 class SharedField:

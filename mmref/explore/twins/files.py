@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing_extensions import override
 
 from mmref.explore.locations import (
+    INC,
     WRITE,
     Location,
     note,
     point,
 )
-from mmref.explore.twins.fields import SharedField, TracedCounter
+from mmref.explore.twins.fields import SharedField, TracedCounter, add_to, slot_of
 from mmref.folio import MemCgroup
 from mmref.pagecache import (
     AddressSpace,
@@ -27,11 +28,22 @@ class TracedAddressSpace(AddressSpace):
 
     __slots__ = ("at_nr_thps", "at_nrpages")
 
+    at_nr_thps: Location
     nrpages = SharedField(AddressSpace, "nrpages")
     nr_thps = SharedField(AddressSpace, "nr_thps")
 
     def __str__(self) -> str:
         return "mapping"
+
+    @override
+    def nr_thps_inc(self) -> None:
+        point(self.at_nr_thps, INC, "filemap_nr_thps_inc")
+        note(add_to(AddressSpace, "nr_thps", self, 1))
+
+    @override
+    def nr_thps_dec(self) -> None:
+        point(self.at_nr_thps, INC, "filemap_nr_thps_dec")
+        note(add_to(AddressSpace, "nr_thps", self, -1))
 
 
 class TracedShmemInode(ShmemInode):
@@ -55,12 +67,30 @@ class TracedRegularInode(RegularInode):
 
     __slots__ = ("at_i_blocks", "at_i_size", "at_i_writecount")
 
+    at_i_writecount: Location
     i_size = SharedField(RegularInode, "i_size")
     i_blocks = SharedField(RegularInode, "i_blocks")
     i_writecount = SharedField(RegularInode, "i_writecount")
 
     def __str__(self) -> str:  # not __repr__(), which reads a traced field
         return self.name
+
+    def _writable(self) -> bool:
+        return bool(slot_of(RegularInode, "i_writecount").__get__(self) >= 0)
+
+    @override
+    def writecount_inc(self) -> bool:
+        point(self.at_i_writecount, WRITE, "atomic_inc_unless_negative", self._writable)
+        counted = self._writable()
+        if counted:
+            add_to(RegularInode, "i_writecount", self, 1)
+        note(counted)
+        return counted
+
+    @override
+    def writecount_dec(self) -> None:
+        point(self.at_i_writecount, INC, "atomic_dec")
+        add_to(RegularInode, "i_writecount", self, -1)
 
 
 class TracedMemCgroup(MemCgroup):

@@ -17,6 +17,8 @@ from mmref.explore.locations import (
     UNLOCK,
     WRITE,
     Location,
+    hold,
+    let_go,
     note,
     point,
     point_all,
@@ -141,6 +143,7 @@ class TracedFolio(Folio):
             self.exposed = False
             self.refused = ""
             frozen_folios(self).add(self)
+            hold(self.at_ref, "frozen")
         note(frozen)
         return frozen
 
@@ -148,6 +151,7 @@ class TracedFolio(Folio):
     def ref_unfreeze(self, refs: int) -> None:
         point(self.at_ref, WRITE, "folio_ref_unfreeze")
         super().ref_unfreeze(refs)
+        let_go(self.at_ref)
         frozen_folios(self).discard(self)
 
     # Mappings
@@ -228,12 +232,16 @@ class TracedFolio(Folio):
         point(self._at_flag(flag), WRITE, SET[flag])
         self.check_alive(SET[flag])
         super().set_flag(flag)
+        if flag == PG_WRITEBACK:
+            hold(self._at_flag(flag), "started")
 
     @override
     def clear_flag(self, flag: int) -> None:
         point(self._at_flag(flag), WRITE, CLEAR[flag], lambda: bool(self._flags & flag))
         self.check_alive(CLEAR[flag])
         super().clear_flag(flag)
+        if flag == PG_WRITEBACK:
+            let_go(self._at_flag(flag))
 
     @override
     def test_clear_flag(self, flag: int) -> bool:
