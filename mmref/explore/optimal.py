@@ -204,6 +204,9 @@ class OptimalDpor(Dpor[WakeupState]):
     @override
     def _still_asleep(self, state: WakeupState, cpu: ExploredCpu, mode: Mode) -> None:
         performed = ((state.location, mode), *state.more)
+        if len(state.sleepers) < state.sleep.bit_count():  # on the way to a unit: earlier branches are explored elsewhere
+            state.sleepers = {one.id: tuple((location.id, how) for location, how in one.accesses())
+                              for one in cpu.run.cpus if state.sleep & one.bit}  # fmt: skip
         awake = 0
         for sleeper, accesses in state.sleepers.items():
             for location, how in accesses:
