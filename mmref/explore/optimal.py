@@ -204,7 +204,7 @@ class OptimalDpor(Dpor[WakeupState]):
     @override
     def _still_asleep(self, state: WakeupState, cpu: ExploredCpu, mode: Mode) -> None:
         performed = ((state.location, mode), *state.more)
-        if len(state.sleepers) < state.sleep.bit_count():  # on the way to a unit: earlier branches are explored elsewhere
+        if len(state.sleepers) < state.sleep.bit_count():  # on the way to a unit: others explore earlier branches
             state.sleepers = {one.id: tuple((location.id, how) for location, how in one.accesses())
                               for one in cpu.run.cpus if state.sleep & one.bit}  # fmt: skip
         awake = 0
