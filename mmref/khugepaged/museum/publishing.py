@@ -77,7 +77,7 @@ class FrozenNew(Exhibit, FreezeAndReplace):
     Whoever looks one of its pages up spins until the collapse is over.
     """
 
-    name = "frozen-new"
+    name = "new-folio-frozen"
     mutation = "m07"
     fixed_by = "87c460a0bded, v4.20"
     summary = "freeze-and-replace, but the new folio is frozen until it is complete"
