@@ -24,6 +24,7 @@ from mmref.pagecache import (
     SEEK_DATA,
     SEEK_HOLE,
     AddressSpace,
+    KernelRules,
     Memory,
     Mm,
     PageTable,
@@ -82,7 +83,8 @@ class Machine:
         parts: the classes to assemble it from.
         seed: for whatever is random; nothing is so far.
         numa_nodes: how many NUMA nodes the memory is spread over.
-        kernel: which version's rules hold outside of collapse_file(): one of `mmref.pagecache.KERNELS`. It also says
+        kernel: which version's rules hold outside of collapse_file(): one of `mmref.pagecache.KERNELS`, or rules of
+            one's own. It also says
             which strategy `collapse()` and MADV_COLLAPSE use if they are given none.
         swap_pages: size of the swap device (pages), or None for no swap.
 
@@ -106,7 +108,7 @@ class Machine:
         parts: Parts | None = None,
         seed: int = 0,
         numa_nodes: int = 1,
-        kernel: str = DEFAULT_KERNEL,
+        kernel: str | KernelRules = DEFAULT_KERNEL,
         swap_pages: int | None = None,
     ) -> None:
         if type(order) is not int or not 0 <= order <= MAX_ORDER:
@@ -122,7 +124,7 @@ class Machine:
         self.chunk_shift = chunk_shift
         self.page_size = page_size
         self.seed = seed
-        self.kernel = kernel
+        self.kernel = rules.version
         self.parts = parts = parts or Parts()
         self.memory = Memory(page_size, parts.folio, parts.allocator, parts.spinlock, rules, numa_nodes)
         if swap_pages is not None:

@@ -125,6 +125,8 @@ class CollapseStrategy(ABC):
         collapses_large: whether it also replaces folios of several pages (Linux 7de856ffd007, v6.12).
         exclusive_page_tables: whether page tables are taken away under `mmap_lock` held exclusively (until
             Linux 1d65b771bc08, v6.6).
+        rules: what is different in its kernel outside of collapse_file(): names and values of `KernelRules`. Scenarios
+            make their machine accordingly.
     """
 
     name: ClassVar[str]
@@ -134,6 +136,7 @@ class CollapseStrategy(ABC):
     in_one_go: ClassVar[bool] = False
     collapses_large: ClassVar[bool] = False
     exclusive_page_tables: ClassVar[bool] = True
+    rules: ClassVar[Mapping[str, object]] = {}
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}>"

@@ -39,6 +39,14 @@ class KernelRules:
             6.12 leaves it to get_write_access(), which is fully ordered in both.
         shmem_large_folios: faults on tmpfs may get folios of several pages that are smaller than a huge page. Linux
             e7a2ab7b3bb5 (v6.11).
+        open_purges: opening a file on a disk for writing drops its cache if there is a huge page in it. Linux
+            09d91cda0e82 (v5.4).
+        purge_locks: which takes invalidate_lock, so that two who open it do not drop the same folio. Linux
+            55fc0d917467 (v5.16).
+        purge_spares_copies: and leaves private copies mapped. Linux 8468e937df1f (v5.16).
+        split_counts_thps: splitting a huge page of such a file lowers nr_thps. Linux 1ca7554d05ac (v5.15).
+        shadows_are_split: a small folio that is put over the shadow of a huge one takes the place of one page alone.
+            Linux 198b62f83eef (v5.9).
     """
 
     version: str
@@ -52,6 +60,11 @@ class KernelRules:
     faults_map_whole_folio: bool = False
     open_has_fence: bool = False
     shmem_large_folios: bool = True
+    open_purges: bool = True
+    purge_locks: bool = True
+    purge_spares_copies: bool = True
+    split_counts_thps: bool = True
+    shadows_are_split: bool = True
 
 
 _OLD = {
@@ -79,8 +92,8 @@ DEFAULT_KERNEL = "6.4"
 """The version in which the seed patch was merged: its own strategy is the default one."""
 
 
-def kernel_rules(version: str) -> KernelRules:
-    """Return the rules of a version.
+def kernel_rules(version: str | KernelRules) -> KernelRules:
+    """Return the rules of a version, or rules as they were given.
 
     Raises:
         UsageError: it is none of those that the model knows.
@@ -88,6 +101,8 @@ def kernel_rules(version: str) -> KernelRules:
     >>> kernel_rules("6.1").strategy
     'freeze-and-replace'
     """
+    if isinstance(version, KernelRules):
+        return version
     found = KERNELS.get(version)
     if found is None:
         raise UsageError(f"There are no rules for kernel {version!r}; known are {', '.join(KERNELS)}.")

@@ -191,15 +191,18 @@ class RegularInode(Inode):
         the others: whoever put the huge page there must have written them to the disk first.
         """
         self.get_write_access()
-        mapping = self.i_mapping
-        if self.memory.rules.open_has_fence:
+        mapping, rules = self.i_mapping, self.memory.rules
+        if rules.open_has_fence:
             smp_mb()
-        if mapping.nr_thps:
+        if not rules.open_purges or not mapping.nr_thps:
+            return
+        if rules.purge_locks:
             mapping.invalidate_lock.down_write()
-            try:
-                unmap_mapping_range(mapping, 0, None, even_cows=False)
-                truncate_inode_pages_range(mapping, 0, MAX_LFS_FILESIZE)
-            finally:
+        try:
+            unmap_mapping_range(mapping, 0, None, even_cows=not rules.purge_spares_copies)
+            truncate_inode_pages_range(mapping, 0, MAX_LFS_FILESIZE)
+        finally:
+            if rules.purge_locks:
                 mapping.invalidate_lock.up_write()
 
     # System calls ------------------------------------------------------------------------------------------
@@ -446,7 +449,7 @@ def filemap_add_folio(mapping: AddressSpace, folio: Folio, index: int) -> bool:
             old = xas.load()
             if isinstance(old, int):
                 order = mapping.i_pages.get_order(index)
-                if order > folio.order:
+                if order > folio.order and mapping.memory.rules.shadows_are_split:
                     split = order
             if isinstance(old, Folio):
                 break

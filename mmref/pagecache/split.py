@@ -80,8 +80,8 @@ def split_folio(folio: Folio, pins: int = 1, around: int | None = None) -> bool:
             return False
         if folio.order == inode.pmd_order:
             memory.vmstat.add(NR_SHMEM_THPS if inode.is_shmem else NR_FILE_THPS, -nr, folio)
-            if not inode.is_shmem:
-                mapping.nr_thps_dec()  # Linux 1ca7554d05ac (v5.15)
+            if not inode.is_shmem and memory.rules.split_counts_thps:
+                mapping.nr_thps_dec()
         xas.split(folio, folio.order)
         tails = memory.allocator.split(folio, pieces_of(folio.order, around))
         end = max(inode.nr_pages, inode.fallocend)

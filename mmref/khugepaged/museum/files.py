@@ -45,7 +45,7 @@ class WritersCheckedFirst(Exhibit, Upstream612):
             return
         if run.inode.i_writecount > 0 or filemap_write_and_wait(run.mapping):
             raise Abandon(ScanResult.FAIL)
-        run.mapping.nr_thps += 1
+        run.mapping.nr_thps_inc()
 
 
 class ThpsCountedLate(Exhibit, Upstream612):
@@ -68,7 +68,7 @@ class ThpsCountedLate(Exhibit, Upstream612):
         """Insert, then announce."""
         super().publish(run)
         if not run.is_shmem:
-            run.mapping.nr_thps += 1
+            run.mapping.nr_thps_inc()
 
 
 class WritebackIgnored(Exhibit, Upstream612):
