@@ -15,7 +15,7 @@ from types import TracebackType
 
 from mmref.errors import Deadlock, Livelock, MmrefInternalError
 
-__all__ = ["Cpu", "PercpuCounter", "RwSem", "SpinLock", "cpu_relax", "smp_mb", "this_cpu"]
+__all__ = ["Cpu", "PercpuCounter", "RwSem", "SpinLock", "cpu_relax", "smp_mb", "smp_rmb", "smp_wmb", "this_cpu"]
 
 
 class Cpu:
@@ -43,6 +43,9 @@ class Cpu:
 
     def fence(self) -> None:
         """Drain this CPU's store buffer; the plain machine has none."""
+
+    def write_barrier(self) -> None:
+        """Let no later write overtake an earlier one; on the plain machine none does."""
 
 
 _THIS_CPU: ContextVar[Cpu] = ContextVar("mmref_this_cpu", default=Cpu(0))  # noqa: B039 (a Cpu has no state)
@@ -76,6 +79,22 @@ def smp_mb() -> None:
     Kernel: smp_mb(), include/asm-generic/barrier.h. On the plain machine writes are visible at once.
     """
     _THIS_CPU.get().fence()
+
+
+def smp_wmb() -> None:
+    """Make this CPU's earlier writes visible to the others before its later ones.
+
+    Kernel: smp_wmb(), include/asm-generic/barrier.h. On the plain machine writes are visible at once.
+    """
+    _THIS_CPU.get().write_barrier()
+
+
+def smp_rmb() -> None:
+    """Let this CPU read nothing below before what it has read above.
+
+    Kernel: smp_rmb(), include/asm-generic/barrier.h. No machine here reads ahead, explored under a weak memory model or
+    not, so there is nothing to do: that one is missing cannot be seen.
+    """
 
 
 class SpinLock:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from typing_extensions import override
 
@@ -34,6 +34,7 @@ class Cell(Location, Generic[T]):
         self._value = value
         if self.run is not None and self.run.buffers is not None:
             self.__class__ = BufferedCell
+            self.run.buffers.declare(self)
 
     def load(self) -> T:
         """Return the value."""
@@ -86,11 +87,12 @@ class BufferedCell(Cell[T]):
 
     @override
     def load(self) -> T:
-        point(self, READ, "load")
         run = self.run
         if run is None or run.buffers is None or not run.live:
-            return self._value
-        value = run.buffers.value(run.current, self)
+            return super().load()
+        run.buffers.load(self)
+        own = run.buffers.own(run.current, self)
+        value = cast(T, own[-1]) if own else self._value
         note(value)
         return value
 
@@ -100,7 +102,7 @@ class BufferedCell(Cell[T]):
         if run is None or run.buffers is None or not run.live:
             super().store(value)
         else:
-            run.buffers.store(run.current, self, value)
+            run.buffers.store(run.current, self, lambda: self.put(value), value)
 
 
 class Mutex(Location):

@@ -162,7 +162,7 @@ class Dpor(Generic[S]):
         depth = run.steps
         if depth < len(states):
             cpu = states[depth].cpu
-            if not run.unfinished >> cpu & 1 or (run.guarded >> cpu & 1 and not run.cpus[cpu].ready()):
+            if not run.unfinished >> cpu & 1 or not run.can_go(run.cpus[cpu]):
                 raise self._cannot(depth, cpu)
             return cpu
         enabled = run.enabled()
@@ -419,7 +419,7 @@ class Dpor(Generic[S]):
                 continue
             before = self._last_hb.get(cpu.id, 0)
             if run.buffers is not None:
-                if run.buffers.waiting() & cpu.bit:
+                if run.buffers.waiting & cpu.bit:
                     continue  # its own stores come first, and have been explored first
                 for position in run.buffers.joins(cpu):
                     before |= self.states[position].hb

@@ -6,6 +6,7 @@ It shares nothing with them but the scheduler and the table of conflicts, and it
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TypeAlias
 
 from mmref.explore.errors import NondeterministicProgram
@@ -68,9 +69,9 @@ class Enumeration:
             return  # a step of the last execution, too
         accesses = [(location.id, further) for location, further in cpu.accesses()]
         clock = [0] * self._count
-        for earlier in self._events:
-            if earlier.cpu == cpu.id or _dependent(earlier.accesses, accesses):
-                clock = [max(pair) for pair in zip(clock, earlier.clock, strict=True)]
+        for position, earlier in enumerate(self._events):
+            if earlier.cpu == cpu.id or position in cpu.joins or _dependent(earlier.accesses, accesses):
+                clock = [max(pair) for pair in zip_longest(clock, earlier.clock, fillvalue=0)]
         clock[cpu.id] += 1
         self._events.append(_Event(cpu.id, accesses, tuple(clock)))
 
@@ -79,7 +80,8 @@ class Enumeration:
         if run.end != BLOCKED:
             self.traces.add(
                 tuple(
-                    tuple(event.clock for event in self._events if event.cpu == number)
+                    tuple(event.clock + (0,) * (self._count - len(event.clock)) for event in self._events
+                          if event.cpu == number)
                     for number in range(self._count)
                 )
             )

@@ -74,13 +74,15 @@ class _Watched(FollowToTheEnd):
         return choice
 
     def executed(self, cpu: ExploredCpu, mode: int) -> None:  # noqa: ARG002 (it is in `accesses()` as well)
-        operation = self._operation(cpu)
+        operation = self._operation(cpu, cpu.joins)
         self._own[cpu.id] = operation.before | 1 << len(self.operations)
         self.operations.append(operation)
 
-    def _operation(self, cpu: ExploredCpu) -> _Operation:
+    def _operation(self, cpu: ExploredCpu, joins: tuple[int, ...] = ()) -> _Operation:
         accesses = tuple((location.id, further) for location, further in cpu.accesses())
         own = self._own.get(cpu.id, 0)
+        for position in joins:
+            own |= self.operations[position].before | 1 << position
         before = own
         for position in range(len(self.operations) - 1, -1, -1):
             if not before >> position & 1 and _dependent(self.operations[position].accesses, accesses):

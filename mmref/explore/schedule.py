@@ -22,7 +22,7 @@ __all__ = ["FollowSchedule", "FollowToTheEnd", "Schedule"]
 
 _VERSION = "v1"
 _STRING = re.compile(r"(?:(?P<spec>.*):)?(?P<version>v\d+)(?:-(?P<memory>tso|pso))?:(?P<runs>[^:]*)", re.DOTALL)
-_RUN = re.compile(r"(\d{1,4})(?:x([1-9]\d{0,7}))?")
+_RUN = re.compile(r"(\d{1,6})(?:x([1-9]\d{0,7}))?")
 _MAX_STEPS = 10_000_000
 _EXAMPLE = "v1:0x12,1x5,0"
 
@@ -118,10 +118,11 @@ class FollowSchedule:
         cpu = run.cpus[number]
         if not run.unfinished & cpu.bit:
             raise UsageError(f"the schedule does not fit: step {step} is for {cpu.name}, which has ended by then")
-        if cpu.guarded and not cpu.ready():
+        if not run.can_go(cpu):
+            stores = run.buffers is not None and run.buffers.waiting & cpu.bit
             raise UsageError(
                 f"the schedule does not fit: step {step} is for {cpu.name}, which then waits for"
-                f" {waits_for(cpu)}"
+                f" {'earlier stores to become visible' if stores else waits_for(cpu)}"
             )
         return number
 

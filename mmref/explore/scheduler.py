@@ -217,6 +217,11 @@ class ExploredCpu(Cpu):
         if self.run.live and self.run.buffers is not None:
             self.run.buffers.fence(self)
 
+    def write_barrier(self) -> None:
+        """Let no later store of this CPU become visible before an earlier one, under a weak memory model."""
+        if self.run.live and self.run.buffers is not None:
+            self.run.buffers.write_barrier(self)
+
     def pend(self, location: Location, mode: Mode, label: str) -> None:
         """Let the explorer decide when a plain operation is performed; `point()` does the same for all others."""
         self.location = location
@@ -456,7 +461,7 @@ class Run:
         self.unfinished = (1 << len(threads)) - 1
         if self.buffers is not None:
             self.real = len(threads)
-            self.cpus.extend(self.buffers.start(self, self.cpus[:]))
+            self.buffers.start(self)
         for cpu in self.cpus[: len(threads)]:
             cpu.started = True
             self._resume(cpu.greenlet, cpu)
@@ -598,6 +603,12 @@ class Run:
         """Return the CPU of each step, up to the finding if there is one."""
         return tuple(self.choices if self.found_at is None else self.choices[: self.found_at])
 
+    def can_go(self, cpu: ExploredCpu) -> bool:
+        """Tell whether the pending operation of a CPU can be performed now."""
+        if not self.unfinished & cpu.bit or (cpu.guarded and not cpu.ready()):
+            return False
+        return self.buffers is None or not self.buffers.waiting & cpu.bit
+
     def enabled(self) -> int:
         """Return the set of CPUs whose pending operation can be performed now."""
         mask = self.unfinished
@@ -607,7 +618,7 @@ class Run:
                 if waiting & cpu.bit and not cpu.ready():
                     mask &= ~cpu.bit
         if self.buffers is not None:
-            mask &= ~self.buffers.waiting()
+            mask &= ~self.buffers.waiting
         return mask
 
     @property

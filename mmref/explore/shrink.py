@@ -76,6 +76,8 @@ class _Ordering(FollowSchedule):
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:  # noqa: ARG002 (it is in `accesses()` as well)
         accesses = tuple((location.id, further) for location, further in cpu.accesses())
         before = 0
+        for event in cpu.joins:
+            before |= self.before[event] | 1 << event
         for event in range(len(self.cpus) - 1, -1, -1):
             if before >> event & 1:
                 continue

@@ -145,7 +145,7 @@ class Trace:
     def of(cls, run: Run, recorder: Recorder, program: str, spec: str, aftermath: Sequence[Event] = ()) -> Trace:
         """Return the trace of a recorded execution, and of what the other CPUs did after its finding."""
         events = tuple(frozen_event(event) for event in recorder.events)
-        memory = "sc" if run.buffers is None else run.buffers.model
+        memory = "sc" if run.buffers is None else run.buffers.model.name
         schedule = Schedule.of((event.cpu for event in events), spec, memory)
         further = tuple(frozen_event(event) for event in aftermath)
         count = max((event.cpu + 1 for event in (*events, *further)), default=0)

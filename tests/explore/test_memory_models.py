@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from mmref.errors import UsageError
-from mmref.explore import Cell, Completed, Mutex, Trace, explore, get_scenario, replay
-from mmref.sync import cpu_relax, smp_mb
+from mmref.explore import Cell, Completed, Mutex, Trace, explore, replay
+from mmref.explore.enumeration import Enumeration
+from mmref.explore.program import builder
+from mmref.explore.scheduler import Run
+from mmref.sync import cpu_relax, smp_mb, smp_wmb
 
 from .random_programs import Sem
 
@@ -52,6 +55,8 @@ def program_of(threads: list[Code], cells: list[Cell[Any]] | None = None) -> Cal
                             seen.append(x[name].compare_exchange(old, new))
                         case ("mb",):
                             smp_mb()
+                        case ("wmb",):
+                            smp_wmb()
                         case ("lock",):
                             lock.acquire()
                         case ("unlock",):
@@ -299,25 +304,92 @@ def test_what_weak_memory_is_not_for() -> None:
     for engine in ("states", "bounded"):
         with pytest.raises(UsageError, match=f"engine '{engine}' does not know memory='tso'"):
             explore(store_buffering, memory="tso", engine=engine)
-    with pytest.raises(UsageError, match=r"is a .*, whose stores cannot be buffered yet: memory='tso' is for programs"):
-        explore(get_scenario("seek-data"), memory="tso")
 
-    def sem() -> Sequence[Thread]:
-        lock = Sem("sem")
-        return [lock.down_read, lock.down_read]
 
-    with pytest.raises(UsageError, match="sem is a Sem, whose stores cannot be buffered yet"):
-        explore(sem, memory="pso")
+@pytest.mark.parametrize("memory", ["tso", "pso"])
+def test_what_else_a_program_shares_is_performed_at_once_and_orders_everything(memory: str) -> None:
+    def program(fenced: bool) -> Callable[[], Sequence[Thread]]:
+        def build() -> Sequence[Thread]:
+            sem, x, y = Sem("sem"), Cell(0, "x"), Cell(0, "y")
+            seen: list[int] = []
 
-    def many() -> Sequence[Thread]:
-        cells = [Cell(0) for _ in range(7)]
-        return [lambda: [cell.store(1) for cell in cells], cells[0].load]
+            def thread(mine: Cell[int], other: Cell[int]) -> Thread:
+                def run() -> None:
+                    mine.store(1)
+                    if fenced:
+                        sem.down_read()
+                    seen.append(other.load())
+                    assert seen != [0, 0]
 
-    with pytest.raises(UsageError, match="CPU 0 stores to more than 6 cells, and memory='pso' has no more buffers"):
-        explore(many, memory="pso")
-    assert explore(many, memory="tso").exhaustive
-    with pytest.raises(UsageError, match="40 CPUs are too many for memory='pso': at most 36"):
-        explore(lambda: [lambda: None] * 40, memory="pso")
+                return run
+
+            return [thread(x, y), thread(y, x)]
+
+        return build
+
+    assert not explore(program(False), memory=memory).holds
+    assert explore(program(True), memory=memory).exhaustive
+
+
+@pytest.mark.parametrize("memory", ["tso", "pso"])
+def test_stores_to_many_cells(memory: str) -> None:
+    def program() -> Sequence[Thread]:
+        cells = [Cell(0) for _ in range(300)]
+        return [lambda: [cell.store(1) for cell in cells], cells[0].load, cells[299].load]
+
+    report = explore(program, memory=memory, stop_at_first=False)
+    assert (report.executions, report.blocked, report.exhaustive) == (4, 0, True)
+
+
+@pytest.mark.parametrize("memory", ["tso", "pso"])
+def test_one_execution_per_trace(memory: str) -> None:
+    for seed in range(60):
+        program = program_of(generate(seed))
+        oracle = Enumeration()
+        build = builder(program, None, memory)
+        while True:
+            run = Run(oracle, max_steps=1000)
+            run.go(build)
+            if not oracle.finish(run):
+                break
+        report = explore(program, memory=memory, stop_at_first=False)
+        assert (report.executions, report.blocked) == (len(oracle.traces), 0), f"seed {seed}"
+
+
+@pytest.mark.parametrize("memory", ["tso", "pso"])
+def test_a_cpu_sees_its_own_stores_without_more_executions(memory: str) -> None:
+    def program() -> Sequence[Thread]:
+        x, y = Cell(0, "x"), Cell(0, "y")
+
+        def run() -> None:
+            for value in range(1, 6):
+                x.store(value)
+                assert x.load() == value
+                assert y.load() == 0
+
+        return [run, lambda: None]
+
+    assert explore(program, memory=memory, stop_at_first=False).executions == 1
+
+
+def test_a_write_barrier_orders_stores_and_nothing_else() -> None:
+    def program(threads: list[Code]) -> bool:
+        """Tell whether the second thread of message passing, or both of store buffering, read what is old."""
+        found = outcomes(threads, "pso", "optimal")
+        return any(one in {((), (1, 0)), ((0,), (0,))} for one, _, _ in found)
+
+    message = [[("store", "x", 1), ("wmb",), ("store", "y", 1)], [("load", "y"), ("load", "x")]]
+    buffering: list[Code] = [[("store", x, 1), ("wmb",), ("load", y)] for x, y in ("xy", "yx")]
+    assert not program(message)
+    assert program([[op for op in code if op != ("wmb",)] for code in message])
+    assert program(buffering)
+
+
+def test_a_schedule_that_lets_a_cpu_pass_its_fence_too_early_does_not_fit() -> None:
+    program = program_of([[("store", "x", 1), ("mb",), ("load", "y")], [("store", "y", 1)]])
+    assert replay("v1-tso:2,0x2,3", program).verdict.holds
+    with pytest.raises(UsageError, match="step 0 is for CPU 0, which then waits for earlier stores to become visible"):
+        replay("v1-tso:0x2,2,3", program)
 
 
 def test_a_long_row_of_stores() -> None:
