@@ -145,7 +145,7 @@ class WakeupState(State):
     def __init__(
         self, enabled: int, sleep: int, cpu: int, wut: list[Branch], sleepers: dict[int, Accesses], stale: int
     ) -> None:
-        super().__init__(enabled, sleep, cpu)
+        State.__init__(self, enabled, sleep, cpu)
         self.wut = wut
         self.sleepers = sleepers
         self.stale = stale
@@ -183,7 +183,7 @@ class OptimalDpor(Dpor[WakeupState]):
     @override
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Order the event, and go down the wakeup tree with it."""
-        super().executed(cpu, mode)
+        Dpor.executed(self, cpu, mode)  # super() costs more
         depth = cpu.run.steps
         if depth < self.replayed:
             return

@@ -365,6 +365,11 @@ class Run:
         found_at: the number of steps performed when it did; None if it came up at the end.
     """
 
+    __slots__ = ("buffers", "changed", "checked_steps", "choices", "chooser", "closing", "cpus", "crash", "culprit",
+                 "current", "end", "execution", "finding", "found_at", "guarded", "holders", "hub", "inert_accesses",
+                 "live", "locations", "lock_orders", "max_steps", "next_location", "plain", "prefix", "real",
+                 "recorder", "relaxed", "starting", "steps", "stop_at_finding", "unfinished")  # fmt: skip
+
     def __init__(
         self,
         chooser: Chooser,
