@@ -8,21 +8,23 @@ for.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmref.explore import explorer as _explorer
 from mmref.explore.cells import Cell, Mutex
 from mmref.explore.errors import Interrupted, NondeterministicProgram, StepLimit
 from mmref.explore.explorer import explore
 from mmref.explore.program import Execution, Program, Scenario
 from mmref.explore.report import Completed, Progress, Report
-from mmref.explore.schedule import Schedule
-from mmref.explore.trace import Trace, TraceEvent, Verdict
+from mmref.explore.scheduler import DEFAULT_MAX_STEPS
+from mmref.explore.verdict import Verdict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mmref.explore.resume import Frontier
     from mmref.explore.scenario import CollapseScenario
+    from mmref.explore.schedule import Schedule
+    from mmref.explore.trace import Trace, TraceEvent
 
 __all__ = ["Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex", "NondeterministicProgram",
            "Program", "Progress", "Report",
@@ -30,12 +32,16 @@ __all__ = ["Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex",
            "invariants", "replay", "scenarios"]  # fmt: skip
 
 
-def __getattr__(name: str) -> object:
-    if name == "Frontier":  # only for who saves or loads one
-        from mmref.explore.resume import Frontier
+_HOME = {"Frontier": "resume", "Schedule": "schedule", "Trace": "trace", "TraceEvent": "trace"}
 
-        return Frontier
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    """Import what not every exploration needs when it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def scenarios() -> dict[str, CollapseScenario]:
@@ -72,7 +78,7 @@ def replay(
     program: Program | Scenario | None = None,
     strategy: object | None = None,
     *,
-    max_steps: int = _explorer.DEFAULT_MAX_STEPS,
+    max_steps: int = DEFAULT_MAX_STEPS,
 ) -> Trace:
     """Run one execution again, and return its trace.
 
@@ -92,4 +98,6 @@ def replay(
 
         return catalogue.scenario_from_spec(spec)
 
-    return _explorer.replay(trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps)
+    from mmref.explore import rerun
+
+    return rerun.replay(trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps)

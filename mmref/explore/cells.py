@@ -6,10 +6,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Generic, TypeVar, cast
 
-from typing_extensions import override
-
 from mmref.errors import Deadlock, UsageError
 from mmref.explore.locations import LOCK, READ, UNLOCK, WRITE, Location, LocationName, note, point
+from mmref.override import override
 from mmref.sync import Cpu, this_cpu
 
 __all__ = ["BufferedCell", "Cell", "Mutex"]

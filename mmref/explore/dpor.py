@@ -29,8 +29,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from typing_extensions import override
-
 from mmref.errors import MmrefInternalError
 from mmref.explore.errors import NondeterministicProgram
 from mmref.explore.frontier import Accesses, Branch, Reversal, SavedState
@@ -50,6 +48,7 @@ from mmref.explore.locations import (
 )
 from mmref.explore.scheduler import ExploredCpu, Run
 from mmref.explore.sleep import still_asleep
+from mmref.override import override
 
 __all__ = ["Access", "Dpor", "SourceDpor", "State"]
 

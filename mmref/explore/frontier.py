@@ -27,7 +27,7 @@ from typing import Any, Self, TypeAlias
 
 from mmref.explore.locations import Mode
 from mmref.explore.lock_order import LockOrders
-from mmref.explore.trace import Verdict
+from mmref.explore.verdict import Verdict
 
 __all__ = ["Branch", "Fork", "Merge", "Outcome", "Reversal", "SavedState", "Tree", "Unit"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmref.explore.report import Report
 from mmref.explore.scenario import CollapseScenario
-from mmref.explore.trace import Verdict
+from mmref.explore.verdict import Verdict
 from mmref.khugepaged import CollapseStrategy
 from mmref.khugepaged.records import is_record_of
 

@@ -20,13 +20,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from typing_extensions import override
-
 from mmref.explore.dpor import Dpor, State
 from mmref.explore.errors import NondeterministicProgram
 from mmref.explore.frontier import Accesses, Branch, Reversal, SavedState
 from mmref.explore.locations import CONFLICTS, Mode
 from mmref.explore.scheduler import ExploredCpu, Run
+from mmref.override import override
 
 __all__ = ["OptimalDpor"]
 

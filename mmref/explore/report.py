@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from mmref.errors import UsageError
 from mmref.explore.lock_order import Inversion
-from mmref.explore.trace import Trace, Verdict
+from mmref.explore.verdict import Verdict
 
 if TYPE_CHECKING:
     from mmref.explore.resume import Frontier
+    from mmref.explore.trace import Trace
 
 __all__ = ["Completed", "Progress", "Report", "as_test"]
 

@@ -30,8 +30,11 @@ from mmref.sync import _THIS_CPU, Cpu
 if TYPE_CHECKING:
     from mmref.explore.memory import StoreBuffers
 
-__all__ = ["BLOCKED", "COMPLETE", "ENGINE_FOLDER", "FAILED", "STUCK", "WORK_CODE", "Chooser", "Event", "ExploredCpu",
-           "Recorder", "Run", "Worker", "place_text"]
+__all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "ENGINE_FOLDER", "FAILED", "STUCK", "WORK_CODE", "Chooser",
+           "Event", "ExploredCpu", "Recorder", "Run", "Worker", "place_text"]
+
+DEFAULT_MAX_STEPS = 20_000
+"""Accesses after which an execution is taken to be endless."""
 
 COMPLETE = "complete"
 """Every CPU has ended."""

@@ -18,7 +18,7 @@ from mmref.explore.locations import CONFLICTS, Mode
 from mmref.explore.program import Execution
 from mmref.explore.schedule import FollowSchedule, Schedule
 from mmref.explore.scheduler import ExploredCpu, Run
-from mmref.explore.trace import Verdict
+from mmref.explore.verdict import Verdict
 
 __all__ = ["shrink"]
 

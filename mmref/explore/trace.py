@@ -17,72 +17,22 @@ The JSON schema, version 1 (every key but "pair" is required):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mmref.errors import Deadlock, Finding, InvariantViolation, Livelock, UsageError
+from mmref.errors import UsageError
 from mmref.explore.document import parse_document, read_text, write_text
-from mmref.explore.errors import StepLimit
 from mmref.explore.schedule import Schedule
-from mmref.explore.scheduler import BLOCKED, ENGINE_FOLDER, Event, Frame, Recorder, Run, place_text
+from mmref.explore.scheduler import ENGINE_FOLDER, Event, Frame, Recorder, Run, place_text
+from mmref.explore.verdict import Verdict, without_addresses
 
 __all__ = ["SCHEMA_VERSION", "RacingPair", "Trace", "TraceEvent", "Verdict", "frozen_event"]
 
 SCHEMA_VERSION = 1
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How an execution ended.
-
-    Attributes:
-        kind: "holds"; "violation" (an invariant or assertion); "deadlock"; "livelock"; "step-limit"; "error" (any
-            other exception); "unfinished" (the schedule ended first).
-        id: of the invariant, or the name of the exception's class; "" where the kind says all.
-        detail: what was seen, in a sentence.
-        cpu: in whose code, or after whose step, it was seen; None if it is nobody's in particular.
-    """
-
-    kind: str
-    id: str = ""
-    detail: str = ""
-    cpu: int | None = None
-
-    @classmethod
-    def of(cls, run: Run) -> Verdict:
-        """Return the verdict of an execution that has ended."""
-        finding = run.finding
-        if finding is None:
-            return cls("unfinished" if run.end == BLOCKED else "holds")
-        if isinstance(finding, Livelock):
-            return cls("livelock", "", str(finding))
-        if isinstance(finding, Deadlock):
-            return cls("deadlock", "", str(finding))
-        if isinstance(finding, StepLimit):
-            return cls("step-limit", "", str(finding), run.culprit)
-        if isinstance(finding, InvariantViolation):
-            return cls("violation", finding.invariant, finding.detail, run.culprit)
-        name = type(finding).__name__
-        if isinstance(finding, Finding | AssertionError):
-            return cls("violation", name, _one_line(finding), run.culprit)
-        return cls("error", name, _one_line(finding), run.culprit)
-
-    @property
-    def holds(self) -> bool:
-        """Whether nothing is wrong with this execution."""
-        return self.kind in {"holds", "unfinished"}
-
-    def same_finding(self, other: Verdict) -> bool:
-        """Tell whether both say that the same thing is wrong (the details may differ)."""
-        return self.kind == other.kind and self.id == other.id
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.kind, self.id, self.detail) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,14 +258,6 @@ def _brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-def _one_line(error: Exception) -> str:
-    """Return the first line of a message, without addresses, which are never twice the same."""
-    return _ADDRESS.sub("", str(error).partition("\n")[0])
-
-
 def _as_json(value: object) -> JsonValue:
     """Return a value that survives JSON unchanged: scalars as they are, anything else as text."""
     if value is None or type(value) in {bool, int, str}:
@@ -324,4 +266,4 @@ def _as_json(value: object) -> JsonValue:
         return [_as_json(item) for item in value]  # type: ignore[attr-defined]
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: _as_json(item) for key, item in value.items()}
-    return _ADDRESS.sub("", repr(value))
+    return without_addresses(repr(value))

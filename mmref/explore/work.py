@@ -21,7 +21,7 @@ from mmref.explore.locations import THREAD
 from mmref.explore.program import Execution, Program, Scenario, builder
 from mmref.explore.report import Completed
 from mmref.explore.scheduler import BLOCKED, Chooser, Run
-from mmref.explore.trace import Verdict
+from mmref.explore.verdict import Verdict
 
 __all__ = ["DPOR", "Engine", "Interrupt", "Job", "Piece", "do_piece", "dpor", "forget_last_execution", "piece_of",
            "take_back", "work"]  # fmt: skip

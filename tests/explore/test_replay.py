@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from mmref.errors import UsageError
-from mmref.explore import Cell, Mutex, NondeterministicProgram, Schedule, Trace, explore, explorer, replay
+from mmref.explore import Cell, Mutex, NondeterministicProgram, Schedule, Trace, explore, replay, rerun
 from mmref.explore.enumeration import Enumeration
 from mmref.explore.program import builder
 from mmref.explore.scheduler import Run
 from mmref.explore.shrink import shrink
-from mmref.explore.trace import Verdict
+from mmref.explore.verdict import Verdict
 
 from .programs import casw, inc, lockinc, pc, readers
 
@@ -103,7 +103,7 @@ def test_a_schedule_needs_a_program() -> None:
         asked.append(spec)
         return readers(2), None
 
-    trace = explorer.replay("readers/n=2:v1:0,1,2", resolve=resolve)
+    trace = rerun.replay("readers/n=2:v1:0,1,2", resolve=resolve)
     assert len(trace.events) == 3
     assert asked == ["readers/n=2"]
 
