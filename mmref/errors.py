@@ -12,11 +12,13 @@ from errno import errorcode
 
 __all__ = [
     "Deadlock",
+    "DoubleFree",
     "Finding",
     "InvariantViolation",
     "Livelock",
     "MmrefError",
     "MmrefInternalError",
+    "SleepInAtomic",
     "UsageError",
     "UseAfterFree",
     "XArrayError",
@@ -121,5 +123,43 @@ class UseAfterFree(Finding):
         self.what = what
         self.access = access
 
-    def __reduce__(self) -> tuple[type[UseAfterFree], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[UseAfterFree], tuple[str, ...]]:
         return type(self), (self.what, self.access)
+
+
+class DoubleFree(UseAfterFree):
+    """A folio or node was freed twice, or a reference dropped that nobody held.
+
+    Attributes:
+        why: what shows it.
+    """
+
+    def __init__(self, what: str, access: str, why: str) -> None:
+        Finding.__init__(self, f"{access} on {what}: {why}")
+        self.what = what
+        self.access = access
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[UseAfterFree], tuple[str, ...]]:
+        return type(self), (self.what, self.access, self.why)
+
+
+class SleepInAtomic(Finding):
+    """A CPU may sleep where it must not: it holds a spinlock, or is inside an RCU section.
+
+    Attributes:
+        cpu: who.
+        call: the call that may sleep.
+        holding: what it holds, as text.
+        where: the file and line of the call.
+    """
+
+    def __init__(self, cpu: str, call: str, holding: str, where: str) -> None:
+        super().__init__(f"{cpu} may sleep in {call} while it holds {holding}, {where}")
+        self.cpu = cpu
+        self.call = call
+        self.holding = holding
+        self.where = where
+
+    def __reduce__(self) -> tuple[type[SleepInAtomic], tuple[str, str, str, str]]:
+        return type(self), (self.cpu, self.call, self.holding, self.where)

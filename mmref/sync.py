@@ -15,7 +15,8 @@ from types import TracebackType
 
 from mmref.errors import Deadlock, Livelock, MmrefInternalError
 
-__all__ = ["Cpu", "PercpuCounter", "RwSem", "SpinLock", "cpu_relax", "smp_mb", "smp_rmb", "smp_wmb", "this_cpu"]
+__all__ = ["Cpu", "PercpuCounter", "RwSem", "SpinLock", "cpu_relax", "might_sleep", "rcu_read_lock",
+           "rcu_read_unlock", "smp_mb", "smp_rmb", "smp_wmb", "this_cpu"]  # fmt: skip
 
 
 class Cpu:
@@ -46,6 +47,15 @@ class Cpu:
 
     def write_barrier(self) -> None:
         """Let no later write overtake an earlier one; on the plain machine none does."""
+
+    def might_sleep(self, what: str) -> None:
+        """Say that this CPU may sleep now; the plain machine does not look whether it is allowed to."""
+
+    def rcu_read_lock(self) -> None:
+        """Enter a read-side section; on the plain machine nobody else is there to free anything."""
+
+    def rcu_read_unlock(self) -> None:
+        """Leave a read-side section."""
 
 
 _THIS_CPU: ContextVar[Cpu] = ContextVar("mmref_this_cpu", default=Cpu(0))  # noqa: B039 (a Cpu has no state)
@@ -95,6 +105,33 @@ def smp_rmb() -> None:
     Kernel: smp_rmb(), include/asm-generic/barrier.h. No machine here reads ahead, explored under a weak memory model or
     not, so there is nothing to do: that one is missing cannot be seen.
     """
+
+
+def might_sleep(what: str) -> None:
+    """Say that what follows may sleep, so that no spinlock may be held here, and no RCU section be open.
+
+    Kernel: might_sleep(), include/linux/kernel.h. The plain machine does not look; the explorer does.
+
+    Args:
+        what: the function that says so, for the report.
+    """
+    _THIS_CPU.get().might_sleep(what)
+
+
+def rcu_read_lock() -> None:
+    """Enter a section in which nothing that a lookup can find is freed. May be nested; must not sleep.
+
+    Kernel: rcu_read_lock(), include/linux/rcupdate.h.
+    """
+    _THIS_CPU.get().rcu_read_lock()
+
+
+def rcu_read_unlock() -> None:
+    """Leave the section that `rcu_read_lock()` has entered.
+
+    Kernel: rcu_read_unlock(), include/linux/rcupdate.h.
+    """
+    _THIS_CPU.get().rcu_read_unlock()
 
 
 class SpinLock:

@@ -23,6 +23,8 @@ EXAMPLES: list[errors.MmrefError] = [
     errors.Deadlock([("CPU 0", "xa_lock"), ("CPU 1", "mmap_lock")]),
     errors.Livelock([("CPU 0", "a change")]),
     errors.UseAfterFree("folio 7", "read"),
+    errors.DoubleFree("folio 7", "folio_put()", "its count is 0"),
+    errors.SleepInAtomic("CPU 0", "folio_lock()", "xa_lock", "file.py:3 (f)"),
 ]
 
 

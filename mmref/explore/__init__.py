@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmref.explore.cells import Cell, Mutex
+from mmref.explore.cells import Cell, Mutex, SpinLock
 from mmref.explore.errors import Interrupted, NondeterministicProgram, StepLimit
 from mmref.explore.explorer import explore
 from mmref.explore.program import Execution, Program, Scenario
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex", "NondeterministicProgram",
            "Program", "Progress", "Report",
-           "Scenario", "Schedule", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",
+           "Scenario", "Schedule", "SpinLock", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",
            "invariants", "replay", "scenarios"]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from mmref.explore.locations import LOCK, READ, UNLOCK, WRITE, Location, Locatio
 from mmref.override import override
 from mmref.sync import Cpu, this_cpu
 
-__all__ = ["BufferedCell", "Cell", "Mutex"]
+__all__ = ["BufferedCell", "Cell", "Mutex", "SpinLock"]
 
 T = TypeVar("T")
 
@@ -135,6 +135,8 @@ class Mutex(Location):
         Raises:
             Deadlock: outside an exploration, if it is held: nobody is there to release it.
         """
+        if not self.spins:
+            this_cpu().might_sleep(f"acquire() of {self.name}")
         point(self, LOCK, "acquire", None, self._free, self._held_by)
         if self.owner is not None:
             raise Deadlock([(repr(this_cpu()), f"{self.name}, {self._held_by()}")])
@@ -175,3 +177,11 @@ class Mutex(Location):
         self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
     ) -> None:
         self.release()
+
+
+class SpinLock(Mutex):
+    """A lock whose holder must not sleep: must not wait for a `Mutex`, nor call `mmref.sync.might_sleep()`."""
+
+    __slots__ = ()
+
+    spins = True

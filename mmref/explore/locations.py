@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mmref.explore.scheduler import Run, Worker
 
 __all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "SHARE", "TRYINC", "UNLOCK", "UNSHARE",
-           "WRITE", "Accesses", "Effect", "Location", "Mode", "conflict", "hold", "let_go", "note", "point",
-           "point_all", "reserve", "taken", "taking"]
+           "WRITE", "Accesses", "Effect", "Location", "Mode", "SpinLocation", "conflict", "hold", "let_go",
+           "note", "point", "point_all", "reserve", "taken", "taking"]
 
 Mode: TypeAlias = int
 
@@ -113,6 +113,9 @@ class Location:
 
     __slots__ = ("_name", "id", "run", "version")
 
+    spins = False
+    """Whether it is a lock whose holder must not sleep."""
+
     def __init__(self, name: LocationName = None, id: int | None = None) -> None:
         """Create a location.
 
@@ -154,6 +157,14 @@ class Location:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+class SpinLocation(Location):
+    """The location of a lock whose holder must not sleep."""
+
+    __slots__ = ()
+
+    spins = True
 
 
 def reserve(count: int) -> Sequence[int]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Inversion", "LockOrders", "Taken"]
 
-_Key: TypeAlias = tuple[int, Mode, int, Mode, int]
-"""(lock held, how, lock taken, how, CPU); locks by location id."""
+_Key: TypeAlias = tuple[str, Mode, str, Mode, int]
+"""(lock held, how, lock taken, how, CPU); see `_identity()` for the locks."""
 
 _TRYLOCKS = ("trylock", "try_acquire")
 
@@ -51,6 +51,14 @@ class Inversion:
         return "; ".join(str(step) for step in self.steps)
 
 
+def _identity(lock: Location) -> str:
+    """Tell a lock from all others, in whatever execution.
+
+    What a CPU has created has an id that may stand for something else in another execution: its name is needed too.
+    """
+    return str(lock.id) if lock.id & 255 == 0 else f"{lock.id} {lock.name}"
+
+
 class LockOrders:
     """In which order locks have been taken so far."""
 
@@ -71,7 +79,7 @@ class LockOrders:
     def wanted(self, cpu: ExploredCpu, location: Location, mode: Mode) -> None:
         """Take note that a CPU takes a lock, or waits until it can, while it holds others."""
         for other, how, _ in cpu.held:
-            key = (other.id, how, location.id, mode, cpu.id)
+            key = (_identity(other), how, _identity(location), mode, cpu.id)
             if key not in self.orders:
                 self.orders[key] = Taken(cpu.name, other.name, location.name, cpu.where())
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from greenlet import greenlet as new_greenlet
 
-from mmref.errors import MmrefInternalError, UsageError
+from mmref.errors import InvariantViolation, MmrefInternalError, UsageError
+from mmref.explore.atomic import check_may_sleep
 from mmref.explore.errors import StepLimit
 from mmref.explore.locations import LOCK, MODE_NAMES, READ, THREAD, WRITE, Effect, Location, Mode
 from mmref.explore.lock_order import LockOrders
@@ -152,10 +153,11 @@ class ExploredCpu(Cpu):
             that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
         joins: positions of events of other CPUs that the pending operation comes after in any case.
         held: the locks that this CPU holds: location, mode, number of steps that had been performed before it.
+        rcu_depth, rcu_since: how many RCU sections it is in, and how many steps had been performed before the first.
     """
 
     __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "joins", "label",
-                 "location", "mode", "more", "name", "next_location",
+                 "location", "mode", "more", "name", "next_location", "rcu_depth", "rcu_since",
                  "result", "run", "seen", "spin", "spun", "stack", "started",
                  "waited")  # fmt: skip
 
@@ -173,6 +175,7 @@ class ExploredCpu(Cpu):
         self.seen: dict[Location, int] = {}
         self.held: list[tuple[Location, Mode, int]] = []
         self.stack: tuple[Frame, ...] = ()
+        self.rcu_depth = 0
 
     def prepare(self, run: Run, name: str, entry: Callable[[], object]) -> None:
         """Get ready for another execution."""
@@ -191,6 +194,7 @@ class ExploredCpu(Cpu):
         self.effect = None
         self.more = None
         self.joins: tuple[int, ...] = ()
+        self.rcu_depth = 0
         self.seen.clear()
         self.held.clear()
 
@@ -224,6 +228,24 @@ class ExploredCpu(Cpu):
         """Let no later store of this CPU become visible before an earlier one, under a weak memory model."""
         if self.run.live and self.run.buffers is not None:
             self.run.buffers.write_barrier(self)
+
+    def might_sleep(self, what: str) -> None:
+        """Report a CPU that may sleep where it must not."""
+        if (self.held or self.rcu_depth) and self.run.live:
+            check_may_sleep(self, what)
+
+    def rcu_read_lock(self) -> None:
+        """Enter an RCU section."""
+        if not self.rcu_depth:
+            self.rcu_since = self.run.steps
+        self.rcu_depth += 1
+
+    def rcu_read_unlock(self) -> None:
+        """Leave an RCU section."""
+        if self.run.live:  # an execution that is over may unwind through here
+            if not self.rcu_depth:
+                raise InvariantViolation("A11", f"{self.name} leaves an RCU section that it is not in, {self.where()}")
+            self.rcu_depth -= 1
 
     def pend(self, location: Location, mode: Mode, label: str) -> None:
         """Let the explorer decide when a plain operation is performed; `point()` does the same for all others."""

@@ -8,7 +8,7 @@ from mmref.khugepaged.control import CollapseControl
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import CollapseRun, CollapseStrategy
 from mmref.pagecache import AddressSpace
-from mmref.sync import cpu_relax
+from mmref.sync import cpu_relax, rcu_read_lock, rcu_read_unlock
 from mmref.xarray import XaState
 
 __all__ = ["hpage_collapse_scan_abort", "hpage_collapse_scan_file"]
@@ -46,6 +46,7 @@ def hpage_collapse_scan_file(
     control.node_load.clear()
     result = ScanResult.SUCCEED
     xas = XaState(mapping.i_pages, start)
+    rcu_read_lock()
     entry: Folio | int | None = xas.find(start + nr - 1)
     while entry is not None:
         if xas.retry(entry):
@@ -61,6 +62,7 @@ def hpage_collapse_scan_file(
                 break
             present += entry.nr_pages
         entry = xas.find(start + nr - 1)
+    rcu_read_unlock()
     holes = 0
     if result is ScanResult.SUCCEED:
         if control.is_khugepaged and present < nr - control.max_ptes_none:

@@ -34,6 +34,15 @@ def entries_of(xa: XArray[Any]) -> Iterator[tuple[int, object]]:
         yield 0, head
 
 
+def _nodes_of(xa: XArray[Any]) -> int:
+    """Count the nodes that are in the tree."""
+    head = xa._peek_head()
+    nodes = [head] if type(head) is XaNode else []
+    for node in nodes:
+        nodes.extend(entry for entry in list.copy(node.slots) if type(entry) is XaNode)
+    return len(nodes)
+
+
 def _node_entries(node: XaNode, base: int) -> Iterator[tuple[int, object]]:
     for offset, entry in enumerate(list.copy(node.slots)):
         index = base + (offset << node.shift)
@@ -167,6 +176,15 @@ def check_machine(memory: Memory, inodes: Iterable[Inode], mms: Iterable[Mm], pi
         raise InvariantViolation(
             "Q9", f"{memory.allocator.allocated} pages are allocated, but {pages} are in use: some have leaked"
         )
+    for inode in inodes:
+        array = inode.i_mapping.i_pages
+        live, there = array.allocator.live, _nodes_of(array)
+        if live != there:
+            raise InvariantViolation(
+                "Q9",
+                f"{live} nodes of the page cache of {inode.name} are allocated, but {there}"
+                f" {'is' if there == 1 else 'are'} in the tree: some have leaked",
+            )
 
 
 def _mapped(mms: list[Mm]) -> tuple[Counter[Folio], list[int]]:

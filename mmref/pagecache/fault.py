@@ -18,6 +18,7 @@ from mmref.pagecache.page_table import HugePmd, PageTable, Pte, PteEntry, PteMar
 from mmref.pagecache.rmap import AnonVma, folio_test_anon
 from mmref.pagecache.swap import swap_cluster_readahead
 from mmref.pagecache.uffd import UffdEvent
+from mmref.sync import rcu_read_lock, rcu_read_unlock
 from mmref.xarray import XaState
 
 if TYPE_CHECKING:
@@ -305,7 +306,19 @@ def install_pte(vma: Vma, address: int, folio: Folio, write: bool, keep_protecti
 def _do_fault_around(fault: Fault) -> bool:
     """Map what is in the cache around the page; True if the page itself is mapped now.
 
-    Kernel: do_fault_around(), mm/memory.c, and filemap_map_pages(), mm/filemap.c.
+    Kernel: do_fault_around(), mm/memory.c.
+    """
+    rcu_read_lock()
+    try:
+        return _filemap_map_pages(fault)
+    finally:
+        rcu_read_unlock()
+
+
+def _filemap_map_pages(fault: Fault) -> bool:
+    """Map what is in the cache around the page. Kernel: filemap_map_pages(), mm/filemap.c.
+
+    Context: in an RCU section; a page table that is missing has been allocated before (not modelled).
     """
     vma, mm = fault.vma, fault.mm
     at, offset = mm.pmd_of(fault.address), mm.pte_of(fault.address)

@@ -18,7 +18,7 @@ from mmref.errors import MmrefInternalError
 from mmref.folio import Folio
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.vmstat import NR_FILE_PAGES, NR_FILE_THPS, NR_SHMEM, NR_SHMEM_THPS
-from mmref.sync import cpu_relax
+from mmref.sync import cpu_relax, rcu_read_lock, rcu_read_unlock
 from mmref.xarray import XaState
 
 __all__ = [
@@ -41,6 +41,7 @@ def filemap_get_entry(mapping: AddressSpace, index: int) -> Folio | int | None:
     Context: takes no lock, never sleeps; spins while it meets a RETRY entry or a frozen folio.
     """
     xas = XaState(mapping.i_pages, index)
+    rcu_read_lock()
     while True:
         xas.reset()
         entry: Folio | int | None = xas.load()
@@ -48,15 +49,16 @@ def filemap_get_entry(mapping: AddressSpace, index: int) -> Folio | int | None:
             cpu_relax()
             continue
         if not isinstance(entry, Folio):  # nothing, or a swap entry
-            return entry
+            break
         if not entry.try_get():
             cpu_relax()
             continue
         again: object = xas.reload()
-        if entry is not again:
-            entry.put()
-            continue
-        return entry
+        if entry is again:
+            break
+        entry.put()
+    rcu_read_unlock()
+    return entry
 
 
 def find_get_entry(xas: XaState, max: int) -> Folio | int | None:
@@ -64,8 +66,8 @@ def find_get_entry(xas: XaState, max: int) -> Folio | int | None:
 
     Kernel: find_get_entry(), mm/filemap.c.
 
-    Context: as `filemap_get_entry()`. Between two calls the tree may have changed; the cursor may stand in a
-    node that has left it.
+    Context: the RCU read lock is held, and has been since the cursor was set up: between two calls the tree may have
+    changed, and the cursor may stand in a node that has left it. Otherwise as `filemap_get_entry()`.
     """
     while True:
         entry: Folio | int | None = xas.find(max)
@@ -110,25 +112,29 @@ def mapping_seek_hole_data(mapping: AddressSpace, start: int, end: int, whence: 
         raise OSError(ENXIO, "No data or hole behind the end of the file")
     xas = XaState(mapping.i_pages, start >> page_shift)
     max = (end - 1) >> page_shift
-    while (entry := find_get_entry(xas, max)) is not None:
-        try:
-            pos = xas.index << page_shift
-            if start < pos:
-                if not seek_data:
-                    return start
-                start = pos
-            seek_size = entry.size if isinstance(entry, Folio) else 1 << (page_shift + xas.get_order())
-            pos = (pos // seek_size + 1) * seek_size
-            start = _folio_seek_hole_data(entry, start, pos, seek_data)
-            if start < pos:
-                return min(start, end)
-            if start >= end:
-                break
-            if seek_size > 1 << page_shift:
-                xas.set(pos >> page_shift)
-        finally:
-            if isinstance(entry, Folio):
-                entry.put()
+    rcu_read_lock()
+    try:
+        while (entry := find_get_entry(xas, max)) is not None:
+            try:
+                pos = xas.index << page_shift
+                if start < pos:
+                    if not seek_data:
+                        return start
+                    start = pos
+                seek_size = entry.size if isinstance(entry, Folio) else 1 << (page_shift + xas.get_order())
+                pos = (pos // seek_size + 1) * seek_size
+                start = _folio_seek_hole_data(entry, start, pos, seek_data)
+                if start < pos:
+                    return min(start, end)
+                if start >= end:
+                    break
+                if seek_size > 1 << page_shift:
+                    xas.set(pos >> page_shift)
+            finally:
+                if isinstance(entry, Folio):
+                    entry.put()
+    finally:
+        rcu_read_unlock()
     if seek_data:
         raise OSError(ENXIO, "No data from there to the end of the file")
     return min(start, end)
@@ -153,6 +159,7 @@ def find_lock_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple
     xas = XaState(mapping.i_pages, start)
     found: list[tuple[int, Folio | int]] = []
     most = mapping.memory.rules.pagevec_size
+    rcu_read_lock()
     while len(found) < most and (entry := find_get_entry(xas, end)) is not None:
         if not isinstance(entry, Folio):
             found.append((xas.index, entry))
@@ -163,6 +170,7 @@ def find_lock_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple
             entry.put()
         else:
             found.append((xas.index, entry))
+    rcu_read_unlock()
     return found
 
 
@@ -174,8 +182,10 @@ def find_get_entries(mapping: AddressSpace, start: int, end: int) -> list[tuple[
     xas = XaState(mapping.i_pages, start)
     found: list[tuple[int, Folio | int]] = []
     most = mapping.memory.rules.pagevec_size
+    rcu_read_lock()
     while len(found) < most and (entry := find_get_entry(xas, end)) is not None:
         found.append((xas.index, entry))
+    rcu_read_unlock()
     return found
 
 

@@ -26,6 +26,8 @@ class KernelRules:
         recalc_with_deltas: shmem_recalc_inode() takes the lock itself, is told what changes, and is all that
             uncharging does. Linux 3c1b7528d896 (v6.6). Before, the caller held the lock, and a page went into the
             cache only after its block was accounted for.
+        shmem_quotas: charging a tmpfs file for blocks, or giving them back, may sleep, as a quota may have to be read
+            from disk. Linux e09764cff44b (v6.6).
         ro_thp_needs_exec: collapsing a read-only file wants VM_EXEC; 6.12 no longer does.
         disabled_vma_maps_no_pmd: a fault does not map a cached huge page by a PMD where huge pages are disabled by
             MADV_NOHUGEPAGE or prctl(). Linux 2b0f922323cc (v6.12).
@@ -53,6 +55,7 @@ class KernelRules:
     strategy: str
     pagevec_size: int = 31
     recalc_with_deltas: bool = True
+    shmem_quotas: bool = True
     ro_thp_needs_exec: bool = False
     disabled_vma_maps_no_pmd: bool = True
     hugepage_registers_late: bool = False
@@ -70,6 +73,7 @@ class KernelRules:
 _OLD = {
     "pagevec_size": 15,
     "recalc_with_deltas": False,
+    "shmem_quotas": False,
     "ro_thp_needs_exec": True,
     "disabled_vma_maps_no_pmd": False,
     "hugepage_registers_late": True,

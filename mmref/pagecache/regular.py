@@ -21,7 +21,7 @@ from mmref.pagecache.inode import BLOCK_SIZE, MAX_LFS_FILESIZE, Inode
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.rmap import unmap_mapping_range
 from mmref.pagecache.truncate import truncate_inode_pages_range
-from mmref.sync import RwSem, SpinLock, smp_mb
+from mmref.sync import RwSem, SpinLock, might_sleep, rcu_read_lock, rcu_read_unlock, smp_mb
 from mmref.xarray import XaState
 
 __all__ = ["RA_PAGES", "RegularInode", "filemap_flush", "filemap_lock_folio", "filemap_write_and_wait",
@@ -84,6 +84,7 @@ class RegularInode(Inode):
 
     def read_folio(self, folio: Folio) -> None:
         """Read a locked folio from the disk; unlocks it. Kernel: mpage_read_folio(), fs/mpage.c."""
+        might_sleep("submit_bio()")
         size = self.memory.page_size
         for page in range(folio.nr_pages):
             block = self.disk.get(folio.index + page)
@@ -99,6 +100,7 @@ class RegularInode(Inode):
 
         The folio's dirty flag has been taken off.
         """
+        might_sleep("submit_bio()")
         folio.start_writeback()
         if self.fail_io:
             folio.mark_dirty()
@@ -551,19 +553,39 @@ def _writepages(mapping: AddressSpace) -> list[Folio]:
     if not isinstance(inode, RegularInode):
         raise MmrefInternalError(f"{inode!r} has no disk")
     started: list[Folio] = []
-    xas = XaState(mapping.i_pages, 0)
-    while (entry := find_get_entry(xas, (1 << 52) - 1)) is not None:
-        if not isinstance(entry, Folio):
-            continue
-        if entry.test_dirty():
-            entry.lock()
-            if entry.mapping is mapping and entry.clear_dirty_for_io():
-                inode.write_folio(entry)
-                started.append(entry)
+    index = 0
+    while batch := _find_dirty(mapping, index):
+        index = batch[-1].next_index
+        for folio in batch:
+            folio.lock()
+            if folio.mapping is mapping and folio.clear_dirty_for_io():
+                inode.write_folio(folio)
+                started.append(folio)
                 continue
-            entry.unlock()
-        entry.put()
+            folio.unlock()
+            folio.put()
     return started
+
+
+def _find_dirty(mapping: AddressSpace, index: int) -> list[Folio]:
+    """List the next dirty folios from an index on (pages), with a reference each; no more than fit a batch.
+
+    Kernel: filemap_get_folios_tag(), mm/filemap.c.
+    """
+    xas = XaState(mapping.i_pages, index)
+    found: list[Folio] = []
+    rcu_read_lock()
+    while len(found) < mapping.memory.rules.pagevec_size:
+        entry = find_get_entry(xas, (1 << 52) - 1)
+        if entry is None:
+            break
+        if isinstance(entry, Folio):
+            if entry.test_dirty():
+                found.append(entry)
+            else:
+                entry.put()
+    rcu_read_unlock()
+    return found
 
 
 def filemap_flush(mapping: AddressSpace) -> None:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from mmref.pagecache.inode import BLOCK_SIZE, Inode
 from mmref.pagecache.mapping import AddressSpace
-from mmref.sync import PercpuCounter, RwSem, SpinLock
+from mmref.sync import PercpuCounter, RwSem, SpinLock, might_sleep
 
 __all__ = ["ShmemAccounting"]
 
@@ -60,6 +60,8 @@ class ShmemAccounting(Inode):
 
     def acct_blocks(self, pages: int) -> bool:
         """Reserve blocks of the filesystem; False if it is full. Kernel: shmem_inode_acct_blocks(), mm/shmem.c."""
+        if self.memory.rules.shmem_quotas:
+            might_sleep("shmem_inode_acct_blocks()")
         if self.max_pages is None:
             self.used_pages.add(pages)
         elif not self.used_pages.limited_add(pages, self.max_pages):
@@ -70,6 +72,8 @@ class ShmemAccounting(Inode):
 
     def unacct_blocks(self, pages: int) -> None:
         """Give blocks of the filesystem back. Kernel: shmem_inode_unacct_blocks(), mm/shmem.c."""
+        if self.memory.rules.shmem_quotas:
+            might_sleep("shmem_inode_unacct_blocks()")
         if self.memory.rules.recalc_with_deltas:
             self._add_i_blocks(-pages)
         self.used_pages.add(-pages)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mmref.errors import MmrefInternalError, UsageError
 from mmref.folio import PG_SWAPCACHE, Folio, MemCgroup
 from mmref.pagecache.mapping import Memory
-from mmref.sync import SpinLock, cpu_relax
+from mmref.sync import SpinLock, cpu_relax, might_sleep
 
 __all__ = ["SwapDevice", "swap_cluster_readahead"]
 
@@ -98,6 +98,7 @@ class SwapDevice:
 
     def write(self, entry: int, folio: Folio) -> None:
         """Write a folio out. Kernel: swap_writepage(), mm/page_io.c. The folio is locked, and unlocked after."""
+        might_sleep("swap_writepage()")
         folio.start_writeback()
         self._content[entry] = folio.read(0, folio.size)
         folio.clear_dirty_for_io()
@@ -109,6 +110,7 @@ class SwapDevice:
 
         The folio is locked, and unlocked after, if it was read.
         """
+        might_sleep("swap_read_folio()")
         with self.lock:
             content = self._content.get(entry)
         if content is None:

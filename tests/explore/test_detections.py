@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from mmref.errors import Deadlock, Livelock
-from mmref.explore import Cell, Mutex, Report, explore, replay
-from mmref.explore.twins import TRACED
+from mmref.explore import Cell, Execution, Mutex, Report, SpinLock, explore, replay
+from mmref.explore.twins import TRACED, TracedXArray
 from mmref.explore.twins.fields import TracedRwSem, TracedSpinLock
 from mmref.folio import Folio
 from mmref.machine import Machine
 from mmref.pagecache import filemap_get_entry
-from mmref.sync import cpu_relax
+from mmref.sync import cpu_relax, might_sleep, rcu_read_lock, rcu_read_unlock
 from mmref.xarray import RETRY, XaState
 
 Thread = Callable[[], object]
@@ -107,9 +107,7 @@ def folio_lock(name: str) -> tuple[Thread, Thread]:
 def test_a_circle_of_two_locks(make: Callable[[str], tuple[Thread, Thread]], a: str, b: str, how: str) -> None:
     report = explore(in_opposite_order(make))
     assert kind(report) == "deadlock"
-    assert detail(report) == (
-        f"CPU 0 waits for {b} ({how}), held by CPU 1; CPU 1 waits for {a} ({how}), held by CPU 0"
-    )
+    assert detail(report) == (f"CPU 0 waits for {b} ({how}), held by CPU 1; CPU 1 waits for {a} ({how}), held by CPU 0")
     (inversion,) = report.inversions
     assert {(step.cpu, step.held, step.wanted) for step in inversion.steps} == {("CPU 0", a, b), ("CPU 1", b, a)}
 
@@ -328,3 +326,300 @@ def test_the_circle_survives_pickle() -> None:
     for finding in (Deadlock([("a", "b")], ("a",)), Livelock([("a", "b"), ("c", "d")])):
         again = pickle.loads(pickle.dumps(finding))
         assert (type(again), again.waits, again.circle) == (type(finding), finding.waits, finding.circle)
+
+
+# Sleeping in atomic context --------------------------------------------------------------------------------
+
+
+def finding(report: Report, name: str) -> str:
+    assert report.counterexample is not None, str(report)
+    verdict = report.counterexample.verdict
+    assert (verdict.kind, verdict.id) == ("violation", name), str(verdict)
+    return verdict.detail
+
+
+def split_nodes(machine: Machine) -> XaState:
+    """Return a cursor that has nodes allocated in advance."""
+    xas = XaState(machine.files["file"].mapping.i_pages, 0)
+    xas.split_alloc("entry", 1)
+    return xas
+
+
+def alone(act: Callable[[Machine, list[Folio]], object]) -> Program:
+    """One CPU on a machine with a file of two pages."""
+
+    def program() -> Sequence[Thread]:
+        machine, folios = cached()
+        return [lambda: act(machine, folios)]
+
+    return program
+
+
+SLEEPERS: dict[str, Callable[[Machine, list[Folio]], object]] = {
+    "folio_lock()": lambda _, folios: folios[0].lock(),
+    "down_read()": lambda machine, _: machine.files["file"].mapping.i_mmap_rwsem.down_read(),
+    "down_write()": lambda machine, _: machine.files["file"].inode.i_rwsem.down_write(),
+    "folio_alloc(GFP_KERNEL)": lambda machine, _: machine.memory.alloc_folio(),
+    "kmem_cache_alloc(GFP_KERNEL)": lambda machine, _: split_nodes(machine).destroy(),
+    "shmem_inode_acct_blocks()": lambda machine, _: machine.files["file"].inode.charge(1, xa_locked=True),
+    "copy_to_user()": lambda _, folios: folios[0].read(0, 10),
+    "my_function()": lambda _, __: might_sleep("my_function()"),
+}
+
+
+@pytest.mark.parametrize("call", SLEEPERS)
+def test_sleeping_with_a_spinlock_held(call: str) -> None:
+    def act(machine: Machine, folios: list[Folio]) -> None:
+        with machine.files["file"].mapping.i_pages.xa_lock:
+            SLEEPERS[call](machine, folios)
+
+    text = finding(explore(alone(act)), "SleepInAtomic")
+    assert text.startswith(f"CPU 0 may sleep in {call} while it holds xa_lock, ")
+    assert ".py:" in text
+
+
+@pytest.mark.parametrize("call", SLEEPERS)
+def test_sleeping_in_an_rcu_section(call: str) -> None:
+    def act(machine: Machine, folios: list[Folio]) -> None:
+        rcu_read_lock()
+        SLEEPERS[call](machine, folios)
+
+    text = finding(explore(alone(act)), "SleepInAtomic")
+    assert text.startswith(f"CPU 0 may sleep in {call} while it holds the RCU read lock, ")
+
+
+@pytest.mark.parametrize("call", SLEEPERS)
+def test_sleeping_is_allowed_elsewhere(call: str) -> None:
+    def act(machine: Machine, folios: list[Folio]) -> None:
+        xa_lock = machine.files["file"].mapping.i_pages.xa_lock
+        with xa_lock:
+            rcu_read_lock()
+            rcu_read_unlock()
+        if call == "shmem_inode_acct_blocks()":
+            machine.files["file"].inode.charge(1)
+        else:
+            SLEEPERS[call](machine, folios)
+
+    assert explore(alone(act)).holds
+
+
+def test_waiting_for_writeback_is_a_finding_only_if_there_is_some() -> None:
+    def act(_: Machine, folios: list[Folio]) -> None:
+        rcu_read_lock()
+        folios[0].wait_writeback()
+        folios[0].start_writeback()
+        folios[0].wait_writeback()
+
+    report = explore(alone(act))
+    assert "folio_wait_writeback()" in finding(report, "SleepInAtomic")
+    assert report.counterexample is not None
+    assert [event.label for event in report.counterexample.events] == ["folio_wait_writeback", "folio_set_writeback"]
+
+
+def test_a_mutex_under_a_spinlock_and_a_spinlock_under_a_mutex() -> None:
+    def program() -> Sequence[Thread]:
+        mutex, lock = Mutex("mutex"), SpinLock("lock")
+
+        def wrong() -> None:
+            with lock, mutex:
+                pass
+
+        def right() -> None:
+            with mutex, lock, SpinLock("another"):
+                pass
+
+        return [right, wrong]
+
+    text = finding(explore(program), "SleepInAtomic")
+    assert text.startswith("CPU 1 may sleep in acquire() of mutex while it holds lock, ")
+
+
+def test_a_trylock_does_not_sleep() -> None:
+    def act(machine: Machine, folios: list[Folio]) -> None:
+        with machine.files["file"].mapping.i_pages.xa_lock:
+            assert folios[0].trylock()
+            assert machine.files["file"].inode.i_rwsem.down_write_trylock()
+
+    assert explore(alone(act)).holds
+
+
+def test_before_quotas_charging_a_file_did_not_sleep() -> None:
+    def program() -> Sequence[Thread]:
+        machine = Machine(1, parts=TRACED, kernel="6.4")
+        inode = machine.shmem_file("file", 8192).inode
+
+        def charge() -> None:
+            with inode.i_mapping.i_pages.xa_lock:
+                inode.charge(1, xa_locked=True)
+
+        return [charge]
+
+    assert explore(program).holds
+
+
+def test_leaving_a_section_twice() -> None:
+    def program() -> Sequence[Thread]:
+        x = Cell(0)
+        return [lambda: (x.load(), rcu_read_unlock())]
+
+    assert "leaves an RCU section that it is not in" in finding(explore(program), "A11")
+
+
+# Use after free, double free -------------------------------------------------------------------------------
+
+
+def reader_of(array: TracedXArray, section: bool) -> Thread:
+    """Return what looks index 0 up twice with one cursor, in one RCU section or in one each."""
+
+    def read() -> tuple[object, object]:
+        xas = XaState(array, 0)
+        rcu_read_lock()
+        first = xas.load()
+        if not section:
+            rcu_read_unlock()
+            rcu_read_lock()
+        second = xas.reload()
+        rcu_read_unlock()
+        return first, second
+
+    return read
+
+
+def frees_the_node(array: TracedXArray) -> Thread:
+    def write() -> None:
+        with array.xa_lock:
+            XaState(array, 5).store(None)
+            XaState(array, 0).store(None)
+
+    return write
+
+
+@pytest.mark.parametrize("section", [True, False])
+def test_a_freed_node_stays_until_the_section_ends(section: bool) -> None:
+    def program() -> Sequence[Thread]:
+        array = TracedXArray(chunk_shift=2)
+        array.store(0, "a")
+        array.store(5, "b")
+        return [reader_of(array, section), frees_the_node(array)]
+
+    report = explore(program, stop_at_first=False)
+    if section:
+        assert report.holds, str(report)
+        assert report.executions > 5
+    else:
+        text = finding(report, "UseAfterFree")
+        assert text == "a load of slot 0 on node 0 after it was freed"
+
+
+def test_a_walk_without_an_rcu_section() -> None:
+    def program() -> Sequence[Thread]:
+        array = TracedXArray(chunk_shift=2)
+        array.store(5, "b")
+        return [lambda: XaState(array, 5).load(), lambda: array.erase(5)]
+
+    assert "on node " in finding(explore(program), "UseAfterFree")
+
+
+def test_the_normal_api_has_sections_of_its_own() -> None:
+    def program() -> Sequence[Thread]:
+        array = TracedXArray(chunk_shift=2)
+        array.store(5, "b")
+        return [lambda: (array.load(5), array.find(0), array.get_order(5)), lambda: array.erase(5)]
+
+    assert explore(program).holds
+
+
+def test_who_holds_a_spinlock_is_in_a_section() -> None:
+    def program() -> Sequence[Thread]:
+        array, lock = TracedXArray(chunk_shift=2), TracedSpinLock("lock")
+        array.store(5, "b")
+
+        def read() -> None:
+            with lock:
+                XaState(array, 5).load()
+
+        return [read, lambda: array.erase(5)]
+
+    assert explore(program).holds
+
+
+def test_a_folio_freed_twice() -> None:
+    def act(machine: Machine, _: list[Folio]) -> None:
+        folio = folio_of(machine)
+        folio.put()
+        folio.put()
+
+    assert finding(explore(alone(act)), "DoubleFree") == "folio_put() on folio 2: its count is 0, and 1 is dropped"
+
+
+def test_a_reference_too_many_is_dropped_by_one_of_two() -> None:
+    def program() -> Sequence[Thread]:
+        machine = Machine(1, parts=TRACED)
+        folio = folio_of(machine)
+        return [folio.put, folio.put]
+
+    finding(explore(program), "DoubleFree")
+
+
+def test_a_node_freed_twice() -> None:
+    def program() -> Sequence[Thread]:
+        array = TracedXArray(chunk_shift=2)
+        array.store(5, "b")
+        node = array._peek_head()
+        return [lambda: (array.erase(5), array._free_node(node))]
+
+    assert finding(explore(program), "DoubleFree") == "xa_node_free() on node 0: it is free already"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda folio: folio.trylock(), "is freed while it is locked"),
+        (lambda folio: setattr(folio, "mapping", object()), "is freed while it belongs to a mapping"),
+        (lambda folio: folio.add_rmap(), "is freed while 1 page table entry maps it"),
+    ],
+)
+def test_a_folio_that_is_not_to_be_freed_yet(spoil: Callable[[Folio], object], what: str) -> None:
+    """What free_pages_prepare() calls a bad page."""
+
+    def act(machine: Machine, _: list[Folio]) -> None:
+        folio = folio_of(machine)
+        spoil(folio)
+        folio.put()
+
+    assert finding(explore(alone(act)), "A11").startswith(f"folio 2 {what}")
+
+
+# Leaks -----------------------------------------------------------------------------------------------------
+
+
+def at_rest(act: Callable[[Machine, list[Folio]], object]) -> str:
+    """Return what Machine.check() finds when a CPU has done something to a machine."""
+
+    class Leaking:
+        name = "leaking"
+
+        def spec(self, strategy: object) -> str:
+            return f"leaking/{strategy}"
+
+        def build(self, strategy: object) -> Execution:
+            assert strategy is None
+            machine, folios = cached()
+            machine.swapon(4)
+            return Execution([lambda: act(machine, folios)], at_rest=machine.check)
+
+    report = explore(Leaking())
+    assert report.counterexample is not None
+    return f"{report.counterexample.verdict.id}: {report.counterexample.verdict.detail}"
+
+
+def test_leaks_at_rest() -> None:
+    assert at_rest(lambda machine, _: folio_of(machine)).startswith("Q9: 3 pages are allocated, but 2 are in use")
+    assert "Q7: " in at_rest(lambda _, folios: folios[0].get())
+    assert "Q5: " in at_rest(lambda _, folios: folios[0].trylock())
+    assert "Q6: " in at_rest(lambda machine, folios: machine.memory.lru.isolate(folios[0]))
+    assert at_rest(lambda machine, _: split_nodes(machine)) == (
+        "Q9: 2 nodes of the page cache of file are allocated, but 1 is in the tree: some have leaked"
+    )
+    assert "Q12: " in at_rest(lambda machine, folios: machine.memory.swap.alloc(folios[0]))  # type: ignore[union-attr]
+    assert "L1: " in at_rest(lambda machine, _: machine.files["file"].inode.i_rwsem.down_write())

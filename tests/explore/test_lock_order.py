@@ -228,3 +228,23 @@ def test_a_scenario_shows_the_order_that_it_deadlocks_in() -> None:
     """F3: folio locks and invalidate_lock, of the traced twins."""
     inversions = explore(get_scenario("file-truncate"), "upstream-6.12", stop_at_first=False).inversions
     assert {"folio 0 lock", "invalidate_lock"} in [{step.wanted for step in one.steps} for one in inversions]
+
+
+def test_locks_that_a_cpu_makes_are_not_mixed_up() -> None:
+    """What CPU 1 makes first is the folio in one execution and the table in the other; both have the same id."""
+
+    def program() -> Sequence[Thread]:
+        pmd, x = Mutex("pmd"), Cell(0, "x")
+
+        def fault() -> None:
+            folio = Mutex("folio")
+            with folio, pmd:
+                pass
+
+        def unmap() -> None:
+            with pmd, Mutex("table"):
+                pass
+
+        return [lambda: x.store(1), lambda: unmap() if x.load() else fault(), pmd.acquire]
+
+    assert explore(program, stop_at_first=False).inversions == ()

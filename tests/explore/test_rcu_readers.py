@@ -9,7 +9,7 @@ import pytest
 
 from mmref.explore import explore
 from mmref.explore.twins import TracedXArray
-from mmref.sync import cpu_relax
+from mmref.sync import cpu_relax, rcu_read_lock, rcu_read_unlock
 from mmref.xarray import XaState
 
 
@@ -50,7 +50,13 @@ def outcomes(build, write, read):
             with xa.xa_lock:
                 write(xa)
 
-        return [writer, lambda: read(xa)]
+        def reader():
+            rcu_read_lock()
+            seen = read(xa)
+            rcu_read_unlock()
+            return seen
+
+        return [writer, reader]
 
     def completed(done):
         assert done.verdict.holds, done.verdict

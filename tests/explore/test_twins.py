@@ -23,7 +23,7 @@ RAW = {
     "_flags": {"folio/", "explore/twins/"},
     "_refcount": {"folio/", "explore/twins/"},
     "data": {"folio/", "explore/"},  # in explore/ it is the field of scenarios and of saved searches
-    "slots": {"xarray/", "pagecache/check.py"},  # there: past the traced list, for checkers
+    "slots": {"xarray/", "explore/twins/", "pagecache/check.py"},  # there: past the traced list, for checkers
     "xa_head": {"xarray/", "explore/twins/"},
     "_list": {"folio/lru.py"},
     "_batches": {"folio/lru.py"},

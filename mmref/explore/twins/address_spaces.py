@@ -30,7 +30,7 @@ from mmref.pagecache import (
 )
 from mmref.pagecache.page_table import HugePmd, Pmd, Pte, PteEntry
 from mmref.pagecache.tlb import Translation
-from mmref.sync import SpinLock
+from mmref.sync import SpinLock, might_sleep
 
 __all__ = ["TracedMm", "TracedPageTable", "TracedSwapDevice", "TracedTlb", "TracedUserfaultfd", "TracedVma"]
 
@@ -236,6 +236,7 @@ class TracedUserfaultfd(Userfaultfd):
 
     @override
     def wait(self, event: UffdEvent) -> None:
+        might_sleep("handle_userfault()")
         point(self.at_events, READ, "wait for the monitor", None, lambda: event.resolved, "the monitor")
         super().wait(event)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from mmref.errors import InvariantViolation
+from mmref.errors import DoubleFree, InvariantViolation, UseAfterFree
+from mmref.explore.atomic import in_section_since
 from mmref.explore.locations import (
     READ,
     THREAD,
@@ -25,8 +26,8 @@ from mmref.explore.twins.names import entry_text
 from mmref.pagecache import (
     entries_of,
 )
-from mmref.sync import SpinLock, this_cpu
-from mmref.xarray import RETRY, XaNode, XArray
+from mmref.sync import SpinLock, might_sleep, rcu_read_lock, rcu_read_unlock, this_cpu
+from mmref.xarray import RETRY, ULONG_MAX, XA_PRESENT, XaNode, XArray
 
 __all__ = ["TracedSlots", "TracedXArray"]
 
@@ -34,14 +35,15 @@ __all__ = ["TracedSlots", "TracedXArray"]
 class TracedSlots(list[Any]):
     """The slots of a node: reading or writing one is an access; a slice is written slot by slot, in order."""
 
-    __slots__ = ("at", "freed_in", "ids", "owner")
+    __slots__ = ("at", "freed", "freed_in", "ids", "owner")
 
     def __init__(self, owner: TracedXArray, size: int) -> None:
         super().__init__([None] * size)
         self.owner = owner
         self.at: list[Location | None] = [None] * size
         self.ids = reserve(size)
-        self.freed_in = 0
+        self.freed = -1  # after how many steps the node was freed; -1 if it has not been
+        self.freed_in = 0  # and in which section of xa_lock
 
     def _at(self, offset: int) -> Location:
         where = self.at[offset]
@@ -49,21 +51,29 @@ class TracedSlots(list[Any]):
             where = self.at[offset] = Location(f"slot {offset} of {self.owner.number(self)}", self.ids[offset])
         return where
 
-    def _check_in_the_tree(self) -> None:
-        """Check A12: who has taken xa_lock since the node left the tree must not know of it any more.
+    def _check_alive(self, access: str) -> None:
+        """Report a use of a node that has been freed by who cannot rely on its being there still.
 
-        Those without the lock may: they are inside an RCU section. So may who has just freed it.
+        Who has taken xa_lock since must not know of it any more (A12). Without the lock, who was in an RCU section
+        then, and is in it still, may go on.
         """
-        owner = self.owner
-        if owner.xa_lock.owner is this_cpu() and owner.section != self.freed_in:
-            raise InvariantViolation("A12", f"{owner.number(self)} was freed while xa_lock was not held, and is used")
+        owner, run = self.owner, THREAD.run
+        if owner.xa_lock.owner is this_cpu():
+            if owner.section != self.freed_in:
+                raise InvariantViolation(
+                    "A12", f"{owner.number(self)} was freed while xa_lock was not held, and is used"
+                )
+        elif run is not None and run.live:
+            since = in_section_since(run.current)
+            if since is None or since >= self.freed:
+                raise UseAfterFree(owner.number(self), access)
 
     def __getitem__(self, offset: Any) -> Any:
         if type(offset) is slice:
             return [self[at] for at in range(*offset.indices(len(self)))]
         point(self.at[offset] or self._at(offset), READ, "slot load")
-        if self.freed_in:
-            self._check_in_the_tree()
+        if self.freed >= 0:
+            self._check_alive(f"a load of slot {offset}")
         entry = list.__getitem__(self, offset)
         _note_entry(entry)
         return entry
@@ -75,8 +85,8 @@ class TracedSlots(list[Any]):
             return
         place = self.at[offset] or self._at(offset)
         point(place, WRITE, "slot store")
-        if self.freed_in:
-            self._check_in_the_tree()
+        if self.freed >= 0:
+            self._check_alive(f"a store to slot {offset}")
         if entry is RETRY:
             hold(place, "blocked with a RETRY entry")
         elif list.__getitem__(self, offset) is RETRY:
@@ -102,6 +112,9 @@ class TracedXaLock(TracedSpinLock):
     @override
     def release(self) -> None:
         super().release()
+        for slots in self.array.retired:
+            slots.freed = _steps()
+        self.array.retired.clear()
         if self.array.frozen:
             for _, entry in entries_of(self.array):
                 if isinstance(entry, TracedFolio) and entry in self.array.frozen:
@@ -115,9 +128,11 @@ class TracedXArray(XArray[Any]):
         frozen: the folios of this file whose reference count is frozen.
         nodes_made: the slots of every node that was ever made, in that order.
         section: how many times xa_lock has been taken.
+        retired: the nodes that have been freed since: the grace period cannot end before the lock is released, for its
+            holder is in an RCU section as well. (lib/xarray.c frees a node just before it takes it out of the tree.)
     """
 
-    __slots__ = ("at_xa_head", "frozen", "nodes_made", "section")
+    __slots__ = ("at_xa_head", "frozen", "nodes_made", "retired", "section")
 
     xa_head = SharedField(XArray, "xa_head")
 
@@ -125,6 +140,7 @@ class TracedXArray(XArray[Any]):
         self.frozen: set[TracedFolio] = set()
         self.nodes_made: list[TracedSlots] = []
         self.section = 0
+        self.retired: list[TracedSlots] = []
         super().__init__(chunk_shift=chunk_shift)
 
     def __str__(self) -> str:
@@ -145,10 +161,23 @@ class TracedXArray(XArray[Any]):
         return slots
 
     @override
+    def _new_node(self, blocking: bool) -> XaNode | None:
+        if blocking:
+            might_sleep("kmem_cache_alloc(GFP_KERNEL)")
+        return super()._new_node(blocking)
+
+    @override
     def _free_node(self, node: XaNode) -> None:
+        slots = node.slots
+        assert isinstance(slots, TracedSlots)
+        if node.array is None:
+            raise DoubleFree(self.number(slots), "xa_node_free()", "it is free already")
+        slots.freed_in = self.section
         super()._free_node(node)
-        assert isinstance(node.slots, TracedSlots)
-        node.slots.freed_in = self.section
+        if self.xa_lock.owner is this_cpu():
+            self.retired.append(slots)
+        else:
+            slots.freed = _steps()
 
     @override
     def _stale_cursor(self, index: int) -> InvariantViolation:
@@ -157,6 +186,35 @@ class TracedXArray(XArray[Any]):
     @override
     def _peek_head(self) -> Any:
         return slot_of(XArray, "xa_head").__get__(self)
+
+    # The normal API takes the RCU read lock itself.
+
+    @override
+    def load(self, index: int) -> Any:
+        rcu_read_lock()
+        entry = super().load(index)
+        rcu_read_unlock()
+        return entry
+
+    @override
+    def find(self, index: int, max: int = ULONG_MAX, filter: int = XA_PRESENT) -> tuple[int, Any] | None:
+        rcu_read_lock()
+        found = super().find(index, max, filter)
+        rcu_read_unlock()
+        return found
+
+    @override
+    def get_order(self, index: int) -> int:
+        rcu_read_lock()
+        order = super().get_order(index)
+        rcu_read_unlock()
+        return order
+
+
+def _steps() -> int:
+    """Return how many steps have been performed; 0 in set-up."""
+    run = THREAD.run
+    return run.steps if run is not None and run.live else 0
 
 
 def _note_entry(entry: object) -> None:

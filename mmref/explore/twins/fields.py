@@ -16,12 +16,13 @@ from mmref.explore.locations import (
     UNSHARE,
     WRITE,
     Location,
+    SpinLocation,
     note,
     point,
     taken,
     taking,
 )
-from mmref.sync import PercpuCounter, RwSem, SpinLock
+from mmref.sync import PercpuCounter, RwSem, SpinLock, might_sleep
 
 __all__ = ["SharedField", "TracedCounter", "TracedRwSem", "TracedSpinLock", "add_to", "slot_of"]
 
@@ -33,7 +34,7 @@ class TracedSpinLock(SpinLock):
 
     def __init__(self, name: str = "lock") -> None:
         super().__init__(name)
-        self.at_lock = Location(name)
+        self.at_lock = SpinLocation(name)
 
     def _free(self) -> bool:
         return self.owner is None
@@ -80,6 +81,7 @@ class TracedRwSem(RwSem):
 
     @override
     def down_read(self) -> None:
+        might_sleep("down_read()")
         point(self.at_lock, SHARE, "down_read", None, self._no_writer, self._holder)
         super().down_read()
 
@@ -91,6 +93,7 @@ class TracedRwSem(RwSem):
 
     @override
     def down_write(self) -> None:
+        might_sleep("down_write()")
         point(self.at_lock, WRITE, "down_write")
         taking(self.at_lock, LOCK)
         if not self._free():

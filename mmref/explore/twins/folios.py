@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from mmref.errors import InvariantViolation, UseAfterFree
+from mmref.errors import DoubleFree, InvariantViolation, UseAfterFree
 from mmref.explore.locations import (
     DEC,
     INC,
@@ -28,7 +28,7 @@ from mmref.explore.twins.fields import SharedField, slot_of
 from mmref.explore.twins.names import folio_text
 from mmref.folio import PG_LOCKED, PG_WRITEBACK, Folio, PageAllocator
 from mmref.folio.flags import FLAG_NAMES
-from mmref.sync import this_cpu
+from mmref.sync import might_sleep, this_cpu
 
 __all__ = ["TracedFolio", "TracedPageAllocator"]
 
@@ -121,7 +121,11 @@ class TracedFolio(Folio):
     @override
     def put_refs(self, refs: int) -> None:
         point(self.at_ref, DEC, "folio_put" if refs == 1 else "folio_put_refs")
-        self.check_alive("folio_put()")
+        if self.free or self._refcount < refs:
+            raise DoubleFree(
+                folio_text(self), "folio_put()",
+                f"its count is {self._refcount}, and {refs} {'is' if refs == 1 else 'are'} dropped",
+            )  # fmt: skip
         super().put_refs(refs)
 
     @override
@@ -194,6 +198,7 @@ class TracedFolio(Folio):
 
     @override
     def lock(self) -> None:
+        might_sleep("folio_lock()")
         point(self.at_lock, LOCK, "folio_lock", None, self._unlocked, "the folio is locked")
         self.check_alive("folio_lock()")
         super().lock()
@@ -256,6 +261,8 @@ class TracedFolio(Folio):
     @override
     def wait_writeback(self) -> None:
         where = self._at_flag(PG_WRITEBACK)
+        if not self._written_back():
+            might_sleep("folio_wait_writeback()")
         point(where, READ, "folio_wait_writeback", None, self._written_back, "the writeback")
 
     # Content
@@ -285,6 +292,7 @@ class TracedFolio(Folio):
 
     @override
     def read(self, offset: int, length: int) -> bytes:
+        might_sleep("copy_to_user()")
         if length:
             point_all(self.at_bytes(offset, length, READ), "copy_to_user")
         self.check_alive("copy_to_user()")
@@ -292,6 +300,7 @@ class TracedFolio(Folio):
 
     @override
     def write(self, offset: int, content: bytes) -> None:
+        might_sleep("copy_from_user()")
         if content:
             point_all(self.at_bytes(offset, len(content), WRITE), "copy_from_user")
         self.check_alive("copy_from_user()")
@@ -332,12 +341,29 @@ class TracedPageAllocator(PageAllocator):
 
     @override
     def alloc(self, order: int = 0, nid: int = 0) -> Folio | None:
+        might_sleep("folio_alloc(GFP_KERNEL)")
         point(self.at_free, WRITE, "folio_alloc")
         folio = super().alloc(order, nid)
         note(None if folio is None else folio_text(folio))
         return folio
 
     @override
+    def free(self, folio: Folio) -> None:
+        _check_freed(folio)
+        super().free(folio)
+
+    @override
     def _recycle(self, folio: Folio) -> None:
         point(self.at_free, INC, "free_unref_folios")
         super()._recycle(folio)
+
+
+def _check_freed(folio: Folio) -> None:
+    """Report A11 of a folio that is still in use. Kernel: free_page_is_bad(), mm/page_alloc.c."""
+    if folio._flags & PG_LOCKED:
+        raise InvariantViolation("A11", f"{folio} is freed while it is locked")
+    if slot_of(Folio, "mapping").__get__(folio) is not None:
+        raise InvariantViolation("A11", f"{folio} is freed while it belongs to a mapping")
+    if folio._mapcount:
+        entries = "page table entry maps" if folio._mapcount == 1 else "page table entries map"
+        raise InvariantViolation("A11", f"{folio} is freed while {folio._mapcount} {entries} it")
