@@ -100,10 +100,10 @@ class LockOrders:
 
     def inversions(self) -> tuple[Inversion, ...]:
         """Return the circles, the shortest for each set of locks."""
-        following: dict[int, list[_Key]] = {}
+        following: dict[str, list[_Key]] = {}
         for key in sorted(self.orders):
             following.setdefault(key[0], []).append(key)
-        found: dict[frozenset[int], Inversion] = {}
+        found: dict[frozenset[str], Inversion] = {}
         for start in sorted(self.orders):
             circle = self._circle(start, following)
             if circle is not None:
@@ -112,7 +112,7 @@ class LockOrders:
         return tuple(found.values())
 
     @staticmethod
-    def _circle(start: _Key, following: dict[int, list[_Key]]) -> list[_Key] | None:
+    def _circle(start: _Key, following: dict[str, list[_Key]]) -> list[_Key] | None:
         """Find the shortest way back to a lock that is held, each step on a CPU of its own."""
         frontier = [[start]]
         while frontier:

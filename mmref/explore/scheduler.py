@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from greenlet import greenlet as new_greenlet
 
+from mmref import sync
 from mmref.errors import InvariantViolation, MmrefInternalError, UsageError
 from mmref.explore.atomic import check_may_sleep
 from mmref.explore.errors import StepLimit
@@ -31,7 +32,7 @@ from mmref.sync import _THIS_CPU, Cpu
 if TYPE_CHECKING:
     from mmref.explore.memory import StoreBuffers
 
-__all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "ENGINE_FOLDER", "FAILED", "STUCK", "WORK_CODE", "Chooser",
+__all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "ENGINE_FILES", "FAILED", "STUCK", "WORK_CODE", "Chooser",
            "Event", "ExploredCpu", "Recorder", "Run", "Worker", "place_text"]
 
 DEFAULT_MAX_STEPS = 20_000
@@ -277,7 +278,7 @@ class ExploredCpu(Cpu):
         places: list[str] = []
         while frame is not None and frame.f_code is not WORK_CODE and len(places) < 2:
             code = frame.f_code
-            if not code.co_filename.startswith(ENGINE_FOLDER):
+            if not code.co_filename.startswith(ENGINE_FILES):
                 places.append(place_text(code.co_qualname, code.co_filename, frame.f_lineno))
             frame = frame.f_back
         return ", called at ".join(places)
@@ -361,7 +362,8 @@ def call_stack(depth: int) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
-ENGINE_FOLDER = __file__.rpartition("/")[0]
+ENGINE_FILES = (__file__.rpartition("/")[0], sync.__file__)
+"""Where code is not what is explored: this package, and the locks."""
 
 
 def place_text(function: str, file: str, line: int) -> str:
@@ -682,7 +684,7 @@ class Run:
     def _too_long(self) -> None:
         """Give up an execution that does not end."""
         self.end = FAILED
-        frames = [frame for frame in call_stack(1) if not frame[1].startswith(ENGINE_FOLDER)]
+        frames = [frame for frame in call_stack(1) if not frame[1].startswith(ENGINE_FILES)]
         function, file, line = frames[-1] if frames else ("?", "?", 0)
         cpu = self.current
         self.finding = StepLimit(self.max_steps, cpu.name, cpu.location.name, f"{file}:{line} ({function})")

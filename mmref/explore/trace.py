@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from mmref.errors import UsageError
 from mmref.explore.document import parse_document, read_text, write_text
 from mmref.explore.schedule import Schedule
-from mmref.explore.scheduler import ENGINE_FOLDER, Event, Frame, Recorder, Run, place_text
+from mmref.explore.scheduler import ENGINE_FILES, Event, Frame, Recorder, Run, place_text
 from mmref.explore.verdict import Verdict, without_addresses
 
 __all__ = ["SCHEMA_VERSION", "RacingPair", "Trace", "TraceEvent", "Verdict", "frozen_event"]
@@ -56,7 +56,7 @@ class TraceEvent:
         """
         places = []
         for function, file, line in reversed(self.stack):
-            if not file.startswith(ENGINE_FOLDER):
+            if not file.startswith(ENGINE_FILES):
                 places.append(place_text(function, file, line))
         return ", called at ".join(places[:2])
 

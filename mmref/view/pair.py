@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from mmref.explore.scheduler import ENGINE_FOLDER, place_text
+from mmref.explore.scheduler import ENGINE_FILES, place_text
 from mmref.explore.trace import Trace, TraceEvent
 from mmref.view.ladder import calls_of, text_of
 
@@ -35,7 +35,7 @@ def _line(event: TraceEvent) -> str:
 
 def _place(event: TraceEvent) -> str:
     """Return file and line of the innermost call that is not one of a primitive."""
-    outside = [frame for frame in event.stack if not frame[1].startswith(ENGINE_FOLDER)]
+    outside = [frame for frame in event.stack if not frame[1].startswith(ENGINE_FILES)]
     for function, file, line in reversed(outside):
         place = place_text(function, file, line)
         if not any(part in file.replace("\\", "/") for part in _PRIMITIVES):
