@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from mmref.errors import UsageError
 from mmref.explore.locations import CONFLICTS, LOCK, MODE_NAMES, SHARE, UNLOCK, UNSHARE, Mode
 from mmref.explore.program import Execution
+from mmref.explore.recording import Recorder
 from mmref.explore.schedule import FollowSchedule, FollowToTheEnd, Schedule
-from mmref.explore.scheduler import ExploredCpu, Recorder, Run
+from mmref.explore.scheduler import ExploredCpu, Run
 from mmref.explore.trace import RacingPair, Trace, TraceEvent, frozen_event
 
 __all__ = ["explain"]

@@ -29,7 +29,8 @@ from enum import Enum
 from typing import Final, cast
 
 from mmref.explore.locations import READ, WRITE, Location, Mode, point
-from mmref.explore.scheduler import ExploredCpu, Frame, Run, call_stack
+from mmref.explore.recording import Frame
+from mmref.explore.scheduler import ExploredCpu, Run, call_stack
 
 __all__ = ["MODELS", "UNSEEN", "MemoryModel", "Order", "Store", "StoreBuffer", "StoreBuffers"]
 

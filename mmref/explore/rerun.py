@@ -9,8 +9,9 @@ from pathlib import Path
 from mmref.errors import UsageError
 from mmref.explore.errors import NondeterministicProgram, StepLimit
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
+from mmref.explore.recording import Event, Recorder
 from mmref.explore.schedule import FollowSchedule, FollowToTheEnd, Schedule
-from mmref.explore.scheduler import DEFAULT_MAX_STEPS, FAILED, Event, Recorder, Run
+from mmref.explore.scheduler import DEFAULT_MAX_STEPS, FAILED, Run
 from mmref.explore.trace import Trace
 from mmref.explore.verdict import Verdict
 from mmref.explore.work import forget_last_execution

@@ -23,9 +23,10 @@ from mmref import sync
 from mmref.errors import InvariantViolation, MmrefInternalError, UsageError
 from mmref.explore.atomic import check_may_sleep
 from mmref.explore.errors import StepLimit
-from mmref.explore.locations import LOCK, MODE_NAMES, READ, THREAD, WRITE, Effect, Location, Mode
+from mmref.explore.locations import LOCK, READ, THREAD, WRITE, Effect, Location, Mode
 from mmref.explore.lock_order import LockOrders
 from mmref.explore.program import Execution
+from mmref.explore.recording import Frame, Recorder
 from mmref.explore.waits import deadlock_of
 from mmref.sync import _THIS_CPU, Cpu
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mmref.explore.memory import StoreBuffers
 
 __all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "ENGINE_FILES", "FAILED", "STUCK", "WORK_CODE", "Chooser",
-           "Event", "ExploredCpu", "Recorder", "Run", "Worker", "place_text"]
+           "ExploredCpu", "Run", "Worker", "call_stack", "place_text"]
 
 DEFAULT_MAX_STEPS = 20_000
 """Accesses after which an execution is taken to be endless."""
@@ -48,8 +49,6 @@ FAILED = "failed"
 """Ended early by a finding."""
 
 Guard = Callable[[], bool]
-Frame = tuple[str, str, int]
-"""One level of a call stack: qualified function name, file, line."""
 
 
 class Greenlet(Protocol):
@@ -82,62 +81,12 @@ class Chooser(Protocol):
         """Take note that a CPU's pending operation, in effect one of this mode, is about to be performed."""
 
 
-class Event:
-    """One performed access, as recorded for a trace.
-
-    Attributes:
-        step: its number in the execution, from 0.
-        cpu: the number of its CPU.
-        label: the operation's name.
-        location: the name of the location.
-        mode: the name of its mode in effect.
-        value: what the operation reported through `note()`.
-        stack: calls from the CPU's entry function inwards.
-        waited: whether the CPU could not have gone on at once when it came to this operation.
-    """
-
-    __slots__ = ("cpu", "label", "location", "mode", "stack", "step", "value", "waited")
-
-    def __init__(
-        self, *, step: int, cpu: int, label: str, location: str, mode: str, stack: tuple[Frame, ...],
-        waited: bool,
-    ) -> None:  # fmt: skip
-        self.step = step
-        self.cpu = cpu
-        self.label = label
-        self.location = location
-        self.mode = mode
-        self.stack = stack
-        self.waited = waited
-        self.value: object = None
-
-
 class Step(Protocol):
     """A step that an earlier execution had: who went on, and what was accessed."""
 
     cpu: int
     location: int
     mode: Mode
-
-
-class Recorder:
-    """Collect the events of one execution, with their call stacks."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def note(self, value: object) -> None:
-        """Keep a result with the access just performed."""
-        if self.events:
-            self.events[-1].value = value
-
-    def add(self, step: int, cpu: ExploredCpu, mode: Mode) -> None:
-        """Keep an access that is about to be performed."""
-        location = cpu.location
-        self.events.append(
-            Event(step=step, cpu=cpu.id, label=cpu.label or MODE_NAMES[mode], location=location.name,
-                  mode=MODE_NAMES[mode], stack=cpu.stack, waited=cpu.waited)
-        )  # fmt: skip
 
 
 class ExploredCpu(Cpu):

@@ -14,9 +14,10 @@ import pytest
 
 from mmref.explore import Execution, scenarios
 from mmref.explore.program import builder
+from mmref.explore.recording import Recorder
 from mmref.explore.sampling import Pct
 from mmref.explore.schedule import FollowSchedule, Schedule
-from mmref.explore.scheduler import Recorder, Run
+from mmref.explore.scheduler import Run
 from mmref.explore.shrink import _Ordering
 
 from .programs import casw, indexer, lastzero, pc
