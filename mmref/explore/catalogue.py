@@ -77,6 +77,26 @@ _ALONE = CollapseScenario(
     "Whoever looks at that moment without taking the folio lock does not see the data.", (), hidden_data=True,
 )  # fmt: skip
 
+_QUIET = (
+    CollapseScenario(
+        "quiet", "a collapse with nobody else there: it succeeds (L2)",
+        "Memory stays in small pages, though nobody is in the way.", (), layout="DD", tries=1,
+    ),
+    CollapseScenario(
+        "file-quiet", "a collapse of a file on a disk with nobody else there: it succeeds at the second try (L2)",
+        "Memory stays in small pages, though nobody is in the way.", (), layout="dD", tries=2, on_disk=True,
+    ),
+    CollapseScenario(
+        "pinned", "a collapse that fails because a page is in use",
+        "A program is told that trying again is of no use, or what had been changed is not put back.", (),
+        layout=".D", pinned=True,
+    ),
+    CollapseScenario(
+        "no-nodes", "a collapse that fails because there is no memory for the tree",
+        "Memory is lost for good.", (), layout="D...", chunk_shift=1, nodes=0,
+    ),
+)  # fmt: skip
+
 
 def scenarios() -> dict[str, CollapseScenario]:
     """Return the scenarios by name, each with its usual layout and geometry.
@@ -90,7 +110,7 @@ def scenarios() -> dict[str, CollapseScenario]:
             one, name=f"{one.name}-rollback", summary=f"{one.summary}, and the collapse fails late", pinned=True
         )
         found[late.name] = late
-    found[_ALONE.name] = _ALONE
+    found.update((one.name, one) for one in (_ALONE, *_QUIET))
     found.update((one.name, one) for one in _OTHERS)
     return found
 
@@ -143,4 +163,4 @@ def scenario_from_spec(spec: str) -> tuple[CollapseScenario, CollapseStrategy]:
     return replace(scenario, **changes), strategy  # type: ignore[arg-type]
 
 
-_NUMBERS = ("chunk_shift", "extent", "fail", "max_pages")
+_NUMBERS = ("chunk_shift", "extent", "fail", "max_pages", "nodes")

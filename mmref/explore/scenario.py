@@ -8,7 +8,7 @@ What each page is at the start is said by a *layout*, one letter per page: see `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from errno import ENOMEM, ENOSPC
 from functools import cached_property
 
@@ -18,11 +18,18 @@ from mmref.explore.layout import Layout, disk_file, tmpfs_file
 from mmref.explore.program import Execution
 from mmref.explore.scene import Scene
 from mmref.explore.twins import TRACED
-from mmref.explore.watched import check_always, check_at_rest, check_empty, check_hidden_data
+from mmref.explore.watched import (
+    check_always,
+    check_at_rest,
+    check_empty,
+    check_hidden_data,
+    check_result,
+    check_succeeds,
+)
 from mmref.khugepaged import CollapseResult, CollapseStrategy, collapse_file, get_strategy
 from mmref.machine import DEFAULT_STRATEGY, Machine
 from mmref.pagecache import RegularInode
-from mmref.pagecache.kernel import DEFAULT_KERNEL, KERNELS
+from mmref.pagecache.kernel import DEFAULT_KERNEL, KERNELS, KernelRules, kernel_rules
 
 __all__ = ["CollapseScenario", "as_strategy", "kernel_of", "strategy_text"]
 
@@ -43,6 +50,8 @@ class CollapseScenario:
         extent: which huge page of the file is collapsed, counted from 0.
         fail: how many allocations succeed, before one fails; None if none does.
         max_pages: size of the filesystem on tmpfs (pages); None for no limit.
+        nodes: how many nodes of the tree can be allocated; None for no limit.
+        tries: after how many tries a collapse with nobody else there must have succeeded (L2); 0 if it need not.
         in_hole: if `ask` is None, the first page of a hole with data behind it instead.
         pinned: somebody holds a reference to the last page, so the collapse fails late and rolls back.
         hidden_data: also watch A5, which holds for no state in which a reader could be misled.
@@ -59,6 +68,8 @@ class CollapseScenario:
     extent: int = 0
     fail: int | None = None
     max_pages: int | None = None
+    nodes: int | None = None
+    tries: int = 0
     in_hole: bool = False
     pinned: bool = False
     hidden_data: bool = False
@@ -132,7 +143,7 @@ class CollapseScenario:
             parameters.append("ask=" + "+".join(map(str, asked)))
         if self.extent:
             parameters.append(f"extent={self.extent}")
-        for name, value in (("fail", self.fail), ("max_pages", self.max_pages)):
+        for name, value in (("fail", self.fail), ("max_pages", self.max_pages), ("nodes", self.nodes)):
             if value is not None:
                 parameters.append(f"{name}={value}")
         return f"{self.name}/{strategy_text(strategy)}/{','.join(parameters)}"
@@ -149,6 +160,9 @@ class CollapseScenario:
         def collapse() -> CollapseResult:
             result = collapse_file(file.mapping, scene.start, scene.strategy)
             scene.results.append(result)
+            if not result.status.succeeded and len(scene.results) < self.tries:
+                scene.machine.memory.lru.drain_all()
+                return collapse()
             return result
 
         def on_step() -> None:
@@ -161,6 +175,9 @@ class CollapseScenario:
                 actor.settle()
             for settle in scene.at_rest:
                 settle()
+            if not actors:
+                check_result(file, scene.results[-1], self.pinned)
+                check_succeeds(scene.results, self.tries)
             check_empty(file, scene.empty())
             check_at_rest(scene.machine, file, scene.truth)
 
@@ -186,7 +203,7 @@ class CollapseScenario:
         """Set a machine up with the file, as it is before anybody acts; return it and who will."""
         pages = self.pages
         machine = Machine(
-            pages.order, self.chunk_shift, parts=TRACED, kernel=kernel_of(strategy),
+            pages.order, self.chunk_shift, parts=TRACED, kernel=rules_of(strategy),
             swap_pages=2 * len(pages.pages) if "s" in pages.pages else None,
         )  # fmt: skip
         file, truth = disk_file(machine, pages) if self.on_disk else tmpfs_file(machine, pages, self.max_pages)
@@ -201,6 +218,10 @@ class CollapseScenario:
         if self.fail is not None:
             machine.memory.allocator.fail_next(after=self.fail)
             scene.at_rest.append(lambda: machine.memory.allocator.fail_next(0))
+        if self.nodes is not None:
+            nodes = file.mapping.i_pages.allocator
+            nodes.budget(self.nodes, self.nodes)
+            scene.at_rest.append(nodes.budget)
         if isinstance(file.inode, RegularInode):
             scene.at_rest.append(file.inode.complete_io)
         return scene, actors
@@ -212,6 +233,11 @@ def kernel_of(strategy: CollapseStrategy) -> str:
     return next(
         (version for name in names for version, rules in KERNELS.items() if rules.strategy == name), DEFAULT_KERNEL
     )
+
+
+def rules_of(strategy: CollapseStrategy) -> KernelRules:
+    """Return the rules of that kernel, with what the strategy changes of them."""
+    return replace(kernel_rules(kernel_of(strategy)), **strategy.rules)  # type: ignore[arg-type]
 
 
 def as_strategy(strategy: object | None) -> CollapseStrategy:

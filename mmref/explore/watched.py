@@ -8,9 +8,12 @@ Nothing here is an access of the simulated machine.
 
 from __future__ import annotations
 
+from errno import EAGAIN, errorcode
+
 from mmref.errors import InvariantViolation
 from mmref.explore.twins import TracedPageAllocator
 from mmref.folio import PG_UPTODATE
+from mmref.khugepaged import CollapseResult
 from mmref.machine import File, Machine
 from mmref.pagecache import folios_of
 
@@ -23,7 +26,9 @@ __all__ = [
     "check_hidden_data",
     "check_hole",
     "check_resident",
+    "check_result",
     "check_seek",
+    "check_succeeds",
     "invariants",
 ]
 
@@ -41,6 +46,8 @@ INVARIANTS = {
     "A11": "no freed folio is used, and no assertion of the kernel fails",
     "A12": "the tree is sound, and who has taken xa_lock anew uses no node that has left it meanwhile",
     "A13": "a page that somebody has pinned is not replaced",
+    "A16": "a collapse succeeds if and only if its range is one huge folio then, and a page in use makes it say EAGAIN",
+    "L2": "with nobody else there, a collapse succeeds after a bounded number of tries",
     "Q1": "at rest, nrpages is the number of indices that folios cover",
     "Q2": "at rest, alloced is nrpages + swapped, and i_blocks follows it",
     "Q3": "at rest, what each node and control group is charged for is what is there",
@@ -144,6 +151,30 @@ def check_empty(file: File, pages: list[int]) -> None:
     left = sorted(page for page in cached if page in pages or page >= file.inode.nr_pages)
     if left:
         raise InvariantViolation("A9", f"{_pages(left)} in the cache, where nobody has put anything")
+
+
+def check_result(file: File, result: CollapseResult, busy: bool) -> None:
+    """Check A16 of a collapse that nobody has disturbed: it says that it succeeded if the huge folio is there.
+
+    Args:
+        file: the file.
+        result: what the collapse came to.
+        busy: a page is in use: that may pass, so a failure has to be one after which one tries again.
+    """
+    folio = folios_of(file.mapping).get(result.start)
+    huge = folio is not None and folio.order == file.inode.pmd_order and bool(folio.peek()[0] & PG_UPTODATE)
+    if result.status.succeeded != huge:
+        raise InvariantViolation("A16", f"the collapse came to {result.status.name}, but {folio} is there")
+    if busy and not huge and result.errno != EAGAIN:
+        told = f"{result.status.name}, which is {errorcode[result.errno]}"
+        raise InvariantViolation("A16", f"a page is in use, and the collapse came to {told}")
+
+
+def check_succeeds(results: list[CollapseResult], tries: int) -> None:
+    """Check L2: after so many tries a collapse with nobody else there has succeeded."""
+    if tries and not results[-1].status.succeeded:
+        told = ", ".join(result.status.name for result in results)
+        raise InvariantViolation("L2", f"nobody else is there, and the collapse came to {told}")
 
 
 def check_at_rest(machine: Machine, file: File, truth: dict[int, bytes]) -> None:

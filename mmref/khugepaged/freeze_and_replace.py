@@ -136,7 +136,7 @@ class FreezeAndReplace(CollapseStrategy):
                 if not holes:
                     break
                 holes -= 1
-                run.xas.store(None)
+                self.empty_slot(run)
                 continue
             folio.ref_unfreeze(2)
             run.xas.store(folio)
@@ -148,3 +148,7 @@ class FreezeAndReplace(CollapseStrategy):
             run.xa_lock()
         run.xa_unlock()
         self.drop_new(run)
+
+    def empty_slot(self, run: CollapseRun) -> None:
+        """Make a hole that was filled a hole again. Linux 59749e6ce537 (v4.10). Context: i_pages is locked."""
+        run.xas.store(None)

@@ -12,7 +12,7 @@ from mmref.khugepaged.upstream_6_12 import Upstream612
 from mmref.pagecache import ShmemInode
 
 __all__ = ["AllocedBeforeNrpages", "HolesForgottenOnCopyError", "HolesNotTakenBack", "HolesTakenBackTwice",
-           "ThpsNotTakenBack"]  # fmt: skip
+           "NewLeaked", "ThpsNotTakenBack"]  # fmt: skip
 
 
 class HolesNotTakenBack(Exhibit, Upstream612):
@@ -97,3 +97,19 @@ class HolesForgottenOnCopyError(Exhibit, Upstream612):
         if result is ScanResult.COPY_MC:
             run.nr_none = 0
         super().roll_back(run, result)
+
+
+class NewLeaked(Exhibit, Upstream612):
+    """Without memory for the tree the collapse leaves at once, and the new folio stays allocated and locked."""
+
+    name = "new-leaked"
+    mutation = "m09"
+    fixed_by = "95feeabb7714, v4.20"
+    summary = "upstream-6.12, but the new folio is not freed if the tree cannot grow"
+    races_in = ("no-nodes",)
+
+    @override
+    def drop_new(self, run: CollapseRun) -> None:
+        """Drop it only if the tree is not to blame."""
+        if not run.xas.error:
+            super().drop_new(run)

@@ -12,8 +12,9 @@ from mmref.khugepaged.museum.exhibit import Exhibit
 from mmref.khugepaged.result import ScanResult
 from mmref.khugepaged.strategy import Abandon, CollapseRun
 from mmref.khugepaged.upstream_6_12 import Upstream612
+from mmref.xarray import XaNode
 
-__all__ = ["CursorReset", "StaleCursor", "StaleCursorStore"]
+__all__ = ["CursorReset", "NodeForgotten", "StaleCursor", "StaleCursorStore"]
 
 
 class CursorReset(Exhibit, LockAndInsertLate):
@@ -63,3 +64,20 @@ class StaleCursorStore(Exhibit, FreezeAndReplace):
             raise Abandon(ScanResult.PAGE_COUNT)
         run.old.append(folio)
         run.xas.store(run.new)
+
+
+class NodeForgotten(Exhibit, FreezeAndReplace):
+    """Rolling back empties slots without telling their node: it counts them for ever, and is never freed."""
+
+    name = "node-forgotten"
+    mutation = "m02"
+    fixed_by = "59749e6ce537, v4.10"
+    summary = "freeze-and-replace, but rolling back empties slots behind the back of their node"
+    races_in = ("pinned",)
+
+    @override
+    def empty_slot(self, run: CollapseRun) -> None:
+        """Write the slot, and no more."""
+        node = run.xas.node
+        assert isinstance(node, XaNode)
+        node.slots[run.xas.offset] = None
