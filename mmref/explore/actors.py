@@ -28,7 +28,7 @@ from mmref.khugepaged.scan import hpage_collapse_scan_file
 from mmref.pagecache import BusError, RegularInode, UffdEvent, filemap_get_entry, folios_of
 from mmref.process import Process
 
-__all__ = ["ACTORS", "Actor"]
+__all__ = ["ACTORS", "Actor", "OpenForWrite", "Read", "RegisterTail"]
 
 
 class Actor(ABC):
@@ -374,7 +374,9 @@ class RegisterLookTouch(Actor):
                 uffd.wake(event.address)
 
         uffd = self.process.userfaultfd(monitor)
-        uffd.register(self.address, len(self.everything) * self.size, "missing")
+        vma = self.process.mm.find_vma(self.address_of(self.at))
+        assert vma is not None
+        uffd.register(vma.vm_start, vma.vm_end - vma.vm_start, "missing")
         missing = self._nothing_there()
         self.process.read(self.address_of(self.at), 1)
         if missing and not uffd.events:
@@ -387,6 +389,14 @@ class RegisterLookTouch(Actor):
         if isinstance(entry, Folio):
             entry.put()
         return entry is None
+
+
+class RegisterTail(RegisterLookTouch):
+    """The same with a mapping of that page alone."""
+
+    @override
+    def map_file(self) -> None:
+        self.address = self.file.mmap(self.size, self.at * self.size) - self.at * self.size
 
 
 # A second collapse, the scan -------------------------------------------------------------------------------

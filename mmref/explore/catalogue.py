@@ -7,7 +7,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from mmref.errors import UsageError
-from mmref.explore.actors import ACTORS
+from mmref.explore.actors import ACTORS, RegisterTail
+from mmref.explore.disk_actors import OpenCopied, OpenLater, ReadError, Refault, Shrink
 from mmref.explore.scenario import CollapseScenario
 from mmref.khugepaged import CollapseStrategy, get_strategy
 
@@ -77,10 +78,31 @@ _ALONE = CollapseScenario(
     "Whoever looks at that moment without taking the folio lock does not see the data.", (), hidden_data=True,
 )  # fmt: skip
 
+_OPENED = "Opening a file takes from a program what it has stored."
+
+_MORE = (
+    CollapseScenario("uffd-tail", "collapse against userfaultfd on the last page alone", _UFFD, (RegisterTail,),
+                     layout="D.", ask=1),
+    CollapseScenario("file-open-later", "a collapse, and open(2) for writing afterwards", _LOST, (OpenLater,),
+                     layout="DD|dD", on_disk=True),
+    CollapseScenario("file-open-copied", "collapse against open(2) for writing of a file with private copies", _OPENED,
+                     (OpenCopied,), layout="DD", on_disk=True),
+    CollapseScenario("file-shrink", "collapse against truncate(2) that splits the next huge page", _OPENED,
+                     (Shrink,), layout="DD|[DD]", ask=3, on_disk=True),
+    CollapseScenario("file-refault", "collapse against read(2) where the next huge page was reclaimed", _STALE,
+                     (Refault,), layout="DD|[DD]", ask=3, on_disk=True),
+    CollapseScenario("file-read-error", "collapse against read(2) of a page that the disk cannot read", _STALE,
+                     (ReadError,), layout="D.", ask=1, on_disk=True),
+)  # fmt: skip
+
 _QUIET = (
     CollapseScenario(
         "quiet", "a collapse with nobody else there: it succeeds (L2)",
         "Memory stays in small pages, though nobody is in the way.", (), layout="DD", tries=1,
+    ),
+    CollapseScenario(
+        "quiet-swap", "a collapse with nobody else there, and pages come back from zram: it succeeds (L2)",
+        "Memory stays in small pages, though nobody is in the way.", (), layout="Ds", tries=1, page_cluster=0,
     ),
     CollapseScenario(
         "file-quiet", "a collapse of a file on a disk with nobody else there: it succeeds at the second try (L2)",
@@ -110,7 +132,7 @@ def scenarios() -> dict[str, CollapseScenario]:
             one, name=f"{one.name}-rollback", summary=f"{one.summary}, and the collapse fails late", pinned=True
         )
         found[late.name] = late
-    found.update((one.name, one) for one in (_ALONE, *_QUIET))
+    found.update((one.name, one) for one in (_ALONE, *_QUIET, *_MORE))
     found.update((one.name, one) for one in _OTHERS)
     return found
 

@@ -51,6 +51,7 @@ class CollapseScenario:
         fail: how many allocations succeed, before one fails; None if none does.
         max_pages: size of the filesystem on tmpfs (pages); None for no limit.
         nodes: how many nodes of the tree can be allocated; None for no limit.
+        page_cluster: log2 of the pages that are read from swap at once; 0 as on zram.
         tries: after how many tries a collapse with nobody else there must have succeeded (L2); 0 if it need not.
         in_hole: if `ask` is None, the first page of a hole with data behind it instead.
         pinned: somebody holds a reference to the last page, so the collapse fails late and rolls back.
@@ -69,6 +70,7 @@ class CollapseScenario:
     fail: int | None = None
     max_pages: int | None = None
     nodes: int | None = None
+    page_cluster: int = 3
     tries: int = 0
     in_hole: bool = False
     pinned: bool = False
@@ -202,10 +204,9 @@ class CollapseScenario:
     def scene(self, strategy: CollapseStrategy) -> tuple[Scene, list[Actor]]:
         """Set a machine up with the file, as it is before anybody acts; return it and who will."""
         pages = self.pages
-        machine = Machine(
-            pages.order, self.chunk_shift, parts=TRACED, kernel=rules_of(strategy),
-            swap_pages=2 * len(pages.pages) if "s" in pages.pages else None,
-        )  # fmt: skip
+        machine = Machine(pages.order, self.chunk_shift, parts=TRACED, kernel=rules_of(strategy))
+        if "s" in pages.pages:
+            machine.swapon(2 * len(pages.pages), self.page_cluster)
         file, truth = disk_file(machine, pages) if self.on_disk else tmpfs_file(machine, pages, self.max_pages)
         scene = Scene(pages, strategy, machine, file, truth, pages.extent(self.extent).start)
         actors = [other(scene, at) for other, at in zip(self.others, self.at, strict=True)]

@@ -46,6 +46,7 @@ INVARIANTS = {
     "A11": "no freed folio is used, and no assertion of the kernel fails",
     "A12": "the tree is sound, and who has taken xa_lock anew uses no node that has left it meanwhile",
     "A13": "a page that somebody has pinned is not replaced",
+    "A15": "opening a file for writing changes no private copy of its pages",
     "A16": "a collapse succeeds if and only if its range is one huge folio then, and a page in use makes it say EAGAIN",
     "L2": "with nobody else there, a collapse succeeds after a bounded number of tries",
     "Q1": "at rest, nrpages is the number of indices that folios cover",

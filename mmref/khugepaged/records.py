@@ -25,6 +25,10 @@ def _record(text: str, *shows: str) -> Record:
 
 
 RECORDS: Final = {
+    "B30": _record(
+        "a page that came from swap waits in an LRU batch, and cannot be isolated; mended by Linux efa3d814fad1 (v6.4)",
+        "L2",
+    ),
     "B31": _record(
         "a hole is filled that a userfaultfd monitor knows to be missing; mended by Linux ac492b9c70ca (v6.4)", "A7"
     ),
@@ -36,6 +40,9 @@ RECORDS: Final = {
     ),
     "B41": _record("the scan looks at folios without a reference; mended by Linux 595cf683519a (v6.16)",
                    "UseAfterFree"),
+    "B45": _record(
+        "dirty pages of the rest of the file are dropped when it is opened for writing; mended by Linux 6.12.96", "A3"
+    ),
     "F1": _record("SEEK_HOLE skips the siblings of an entry that it has not seen; docs/findings.md", "A1"),
     "F2": _record("SEEK_DATA, asked in a hole, skips them too; docs/findings.md", "A1"),
     "F3": _record(

@@ -56,10 +56,11 @@ class RegularInode(Inode):
         slow_io: writes that were started are not over before somebody calls `complete_io()`; who waits for one that
             nobody will end is in a deadlock.
         f_ra: the readahead of who has it open (one for all).
+        bad_blocks: blocks of the disk that cannot be read.
         keeps_private: the filesystem does not let go of what it keeps about a folio.
     """
 
-    __slots__ = ("_in_flight", "disk", "f_ra", "fail_io", "keeps_private", "reserved", "slow_io")
+    __slots__ = ("_in_flight", "bad_blocks", "disk", "f_ra", "fail_io", "keeps_private", "reserved", "slow_io")
 
     def __init__(
         self, name: str, mapping: AddressSpace, size: int, pmd_order: int, i_rwsem: RwSem, i_lock: SpinLock
@@ -67,6 +68,7 @@ class RegularInode(Inode):
         self.disk: dict[int, bytes] = {}
         self.reserved: set[int] = set()
         self.f_ra = ReadaheadState()
+        self.bad_blocks: set[int] = set()
         self.fail_io = False
         self.slow_io = False
         self.keeps_private = False
@@ -83,10 +85,16 @@ class RegularInode(Inode):
     # The disk ----------------------------------------------------------------------------------------------
 
     def read_folio(self, folio: Folio) -> None:
-        """Read a locked folio from the disk; unlocks it. Kernel: mpage_read_folio(), fs/mpage.c."""
+        """Read a locked folio from the disk; unlocks it. Kernel: mpage_read_folio(), fs/mpage.c.
+
+        One that cannot be read stays in the cache, and is not uptodate.
+        """
         might_sleep("submit_bio()")
         size = self.memory.page_size
         for page in range(folio.nr_pages):
+            if folio.index + page in self.bad_blocks:
+                folio.unlock()
+                return
             block = self.disk.get(folio.index + page)
             if block is None:
                 folio.clear_page(page)
@@ -213,6 +221,9 @@ class RegularInode(Inode):
         """Return the folio at an index, uptodate and with a reference; None behind the end of the file.
 
         Kernel: filemap_get_pages(), mm/filemap.c. Reads it from the disk if need be, with up to `readahead` pages.
+
+        Raises:
+            OSError: EIO: it cannot be read.
         """
         while index < self.nr_pages:
             entry = filemap_get_entry(self.i_mapping, index)
@@ -223,11 +234,23 @@ class RegularInode(Inode):
                 return entry
             entry.lock()
             if entry.mapping is self.i_mapping and not entry.test_uptodate():
-                self.read_folio(entry)
+                self._read_or_fail(entry)
             else:
                 entry.unlock()
             entry.put()
         return None
+
+    def _read_or_fail(self, folio: Folio) -> None:
+        """Read a locked folio that this CPU has a reference to. Kernel: filemap_read_folio(), mm/filemap.c.
+
+        Raises:
+            OSError: EIO: it cannot be read; the reference has been dropped.
+        """
+        self.read_folio(folio)
+        if not folio.test_uptodate():
+            index = folio.index
+            folio.put()
+            raise OSError(EIO, f"Page {index} cannot be read")
 
     def file_read(self, pos: int, length: int, readahead: int = RA_PAGES) -> bytes:
         """Read bytes. Kernel: filemap_read(), mm/filemap.c."""
@@ -393,7 +416,7 @@ class RegularInode(Inode):
         A page that is not in the cache is read with those around it.
 
         Raises:
-            OSError: EINVAL: behind the end of the file.
+            OSError: EINVAL: behind the end of the file; EIO: it cannot be read.
             FaultRetry: the page has been read; the fault is to be tried again.
         """
         mapping, index = self.i_mapping, fault.index
@@ -412,7 +435,7 @@ class RegularInode(Inode):
             if entry.mapping is mapping:
                 if entry.test_uptodate():
                     return entry
-                self.read_folio(entry)
+                self._read_or_fail(entry)
             else:
                 entry.unlock()
             entry.put()

@@ -106,12 +106,9 @@ class Anchor:
         node.array = None
         self.allocator.live -= 1
 
-    def _stale_cursor(self, index: int) -> MmrefError:
-        """Make the error for a change through a cursor whose node has been freed."""
-        return UsageError(
-            f"the cursor at index {index} is stale: its node has left the tree since; "
-            f"call reset() and walk again under the lock"
-        )
+    def _misused(self, what: str, instead: str) -> MmrefError:
+        """Make the error for a change through a cursor that would spoil the tree: what it is, and what to do."""
+        return UsageError(f"{what}{instead}")
 
     def _peek_head(self) -> Any:
         """Read the head without that being an access (for dump, check and repr)."""

@@ -213,4 +213,7 @@ class Marks(Walk):
 
     def _stale(self) -> MmrefError:
         """Make the error for a change through a cursor whose node has been freed."""
-        return self.xa._stale_cursor(self.index)
+        return self.xa._misused(
+            f"the cursor at index {self.index} is stale: its node has left the tree since",
+            "; call reset() and walk again under the lock",
+        )

@@ -227,9 +227,10 @@ class Store(Create):
         while type(there) is Internal and there.number < 64:
             there = _peek(slots, there.number)
         if (type(there) is int or type(there) is TaggedPointer) != value:
-            raise UsageError(
+            raise self.xa._misused(
                 f"storing at index {self.index} would change a part of a multi-index entry from pointer to value "
-                f"or back: erase that entry first, or store over all of it"
+                f"or back",
+                ": erase that entry first, or store over all of it",
             )
 
     def _shrink(self) -> None:

@@ -180,8 +180,8 @@ class TracedXArray(XArray[Any]):
             slots.freed = _steps()
 
     @override
-    def _stale_cursor(self, index: int) -> InvariantViolation:
-        return InvariantViolation("A12", f"the cursor at index {index} points to a node that has left the tree")
+    def _misused(self, what: str, instead: str) -> InvariantViolation:
+        return InvariantViolation("A12", what)
 
     @override
     def _peek_head(self) -> Any:

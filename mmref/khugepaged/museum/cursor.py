@@ -28,6 +28,7 @@ class CursorReset(Exhibit, LockAndInsertLate):
     mutation = "m35"
     fixed_by = "c8a8f3b4a95a, v6.4"
     summary = "lock-and-insert-late, but the cursor meets each page twice"
+    races_in = ("quiet",)
 
     look_at = FreezeAndReplace.look_at
 
@@ -45,6 +46,7 @@ class StaleCursor(Exhibit, Upstream612):
     mutation = "m36"
     fixed_by = "e8c716bc6812, v6.4.1"
     summary = "upstream-6.12, but the cursor is kept while i_pages is unlocked"
+    races_in = ("punch", "punch-all", "truncate")
 
     look_at = FreezeAndReplace.look_at
 
@@ -56,6 +58,7 @@ class StaleCursorStore(Exhibit, FreezeAndReplace):
     mutation = "m01"
     fixed_by = "91a45f71078a, v4.10"
     summary = "freeze-and-replace, but the cursor is kept while i_pages is unlocked"
+    races_in = ("punch", "punch-all", "truncate")
 
     @override
     def claim_old(self, run: CollapseRun, folio: Folio) -> None:

@@ -23,6 +23,7 @@ class UptodateNotChecked(Exhibit, Upstream612):
     mutation = "m10"
     fixed_by = "4655e5e5f387, v5.4"
     summary = "upstream-6.12, but a locked folio is not checked for being uptodate"
+    races_in = ("file-read-error",)
 
     @override
     def check_uptodate(self, folio: Folio) -> None:
@@ -78,6 +79,7 @@ class WritebackIgnored(Exhibit, Upstream612):
     mutation = "m18"
     fixed_by = "74c42e1baacf, v5.15"
     summary = "upstream-6.12, but folios under writeback are collapsed, too"
+    races_in = ("file-writeback",)
 
     @override
     def check_writeback(self, folio: Folio) -> None:
@@ -91,6 +93,7 @@ class NoFlush(Exhibit, Upstream612):
     mutation = "m12"
     fixed_by = "75f360696ce9, v5.5"
     summary = "upstream-6.12, but dirty pages in the range are not written"
+    races_in = ("file-quiet",)
 
     @override
     def flush_dirty(self, run: CollapseRun) -> None:
@@ -107,5 +110,6 @@ class DirtyNotFlushed(Exhibit, Upstream612):
     mutation = "m45a"
     fixed_by = "stable only, 6.12.96"
     summary = "upstream-6.12, but dirty pages of the rest of the file are not written"
+    races_in = ("file-open-later",)
 
     count_huge = CollapseStrategy.count_huge

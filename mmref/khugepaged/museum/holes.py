@@ -21,7 +21,7 @@ class GapsNotCleared(Exhibit, Upstream612):
     mutation = "m05a"
     fixed_by = "2af8ff291848, v4.20"
     summary = "upstream-6.12, but holes in front of data are not cleared"
-    races_in = ("alone",)
+    races_in = ("alone", "quiet")
 
     @override
     def clear_gap(self, run: CollapseRun, index: int, end: int) -> None:
@@ -35,7 +35,7 @@ class TailNotCleared(Exhibit, Upstream612):
     mutation = "m05b"
     fixed_by = "2af8ff291848, v4.20"
     summary = "upstream-6.12, but holes behind the data are not cleared"
-    races_in = ("alone",)
+    races_in = ("alone", "quiet")
 
     @override
     def clear_tail(self, run: CollapseRun, index: int) -> None:

@@ -35,6 +35,7 @@ class CountOfSmall(Exhibit, Upstream612):
     mutation = "m40b"
     fixed_by = "never shipped: part of 7de856ffd007, v6.12"
     summary = "upstream-6.12, but every old folio is expected to have three references"
+    races_in = ("quiet",)
 
     @override
     def claim_old(self, run: CollapseRun, folio: Folio) -> None:
@@ -51,6 +52,7 @@ class OnePageCopied(Exhibit, Upstream612):
     mutation = "m40c"
     fixed_by = "never shipped: part of 7de856ffd007, v6.12"
     summary = "upstream-6.12, but only the first page of a large folio is copied"
+    races_in = ("quiet", "alone")
 
     @override
     def copy_folio(self, run: CollapseRun, folio: Folio) -> None:
@@ -66,6 +68,7 @@ class OneIndexOn(Exhibit, Upstream612):
     mutation = "m40d"
     fixed_by = "never shipped: part of 7de856ffd007, v6.12"
     summary = "upstream-6.12, but the scan steps by one page over large folios"
+    races_in = ("quiet",)
 
     @override
     def behind(self, folio: Folio) -> int:

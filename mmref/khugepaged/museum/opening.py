@@ -45,6 +45,7 @@ class PurgeTakesCopies(Exhibit, Upstream612):
     mutation = "m20"
     fixed_by = "8468e937df1f, v5.16"
     summary = "upstream-6.12, but opening for writing unmaps private copies, too"
+    races_in = ("file-open-copied",)
     rules: ClassVar[Mapping[str, object]] = {"purge_spares_copies": False}
 
 
@@ -55,6 +56,7 @@ class SplitKeepsCount(Exhibit, Upstream612):
     mutation = "m21"
     fixed_by = "1ca7554d05ac, v5.15"
     summary = "upstream-6.12, but splitting a huge page does not lower nr_thps"
+    races_in = ("file-shrink",)
     rules: ClassVar[Mapping[str, object]] = {"split_counts_thps": False}
 
 
@@ -65,4 +67,5 @@ class ShadowNotSplit(Exhibit, Upstream612):
     mutation = "m16"
     fixed_by = "198b62f83eef, v5.9"
     summary = "upstream-6.12, but a small folio takes the place of a whole shadow entry"
+    races_in = ("file-refault",)
     rules: ClassVar[Mapping[str, object]] = {"shadows_are_split": False}

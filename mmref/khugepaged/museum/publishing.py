@@ -112,7 +112,7 @@ class NewInHoles(Exhibit, LockAndInsertLate):
     mutation = "m34"
     fixed_by = "never merged: a merge in linux-next"
     summary = "lock-and-insert-late, but the new folio is put into holes during the scan"
-    races_in = ("mincore",)
+    races_in = ("pinned", "mincore")
 
     @override
     def meet_hole(self, run: CollapseRun) -> None:

@@ -43,7 +43,7 @@ class NotPutBack(Exhibit, Upstream612):
     mutation = "m13"
     fixed_by = "2f33a706027c, v5.7"
     summary = "upstream-6.12, but a folio that is in use is not put back on the LRU"
-    races_in = ("seek-data", "mincore")
+    races_in = ("pinned", "seek-data", "mincore")
 
     @override
     def put_back(self, run: CollapseRun, folio: Folio) -> None:
@@ -57,6 +57,7 @@ class NoDrain(Exhibit, Upstream612):
     mutation = "m30"
     fixed_by = "efa3d814fad1, v6.4"
     summary = "upstream-6.12, but the LRU batch is not drained after swapping in"
+    races_in = ("quiet-swap",)
 
     lock_old = CollapseStrategy.lock_old
 
@@ -68,6 +69,7 @@ class BusyIsInvalid(Exhibit, Upstream612):
     mutation = "m26"
     fixed_by = "ae63c898f400, v6.3"
     summary = "upstream-6.12, but a page in use is reported as EINVAL"
+    races_in = ("pinned",)
 
     @override
     def claim_old(self, run: CollapseRun, folio: Folio) -> None:

@@ -33,7 +33,7 @@ class UserfaultfdCheckedEarly(Exhibit, Upstream612):
     mutation = "m31b"
     fixed_by = "never shipped: part of ac492b9c70ca, v6.4"
     summary = "upstream-6.12, but userfaultfd is asked about before the holes are blocked"
-    races_in = ("uffd",)
+    races_in = ("uffd", "uffd-tail")
 
     @override
     def put_retry_entries(self, run: CollapseRun) -> None:
@@ -53,7 +53,7 @@ class HolesNotBlocked(Exhibit, Upstream612):
     mutation = "m31c"
     fixed_by = "never shipped: part of ac492b9c70ca, v6.4"
     summary = "upstream-6.12, but holes are not blocked by RETRY entries"
-    races_in = ("uffd",)
+    races_in = ("uffd", "uffd-tail")
 
     @override
     def put_retry_entries(self, run: CollapseRun) -> None:
