@@ -74,9 +74,10 @@ class Cell(Location, Generic[T]):
         """Return the value without an event, for checks and for printing."""
         return self._value
 
-    def put(self, value: T) -> None:
-        """Set the value without an event: a store that waited in a buffer becomes visible."""
+    def put(self, value: T) -> T:
+        """Set the value without an event, and return it: a store that waited in a buffer becomes visible."""
         self._value = value
+        return value
 
 
 class BufferedCell(Cell[T]):
@@ -89,7 +90,7 @@ class BufferedCell(Cell[T]):
         run = self.run
         if run is None or run.buffers is None or not run.live:
             return super().load()
-        run.buffers.load(self)
+        run.buffers.load([self])
         own = run.buffers.own(run.current, self)
         value = cast(T, own[-1]) if own else self._value
         note(value)

@@ -23,12 +23,12 @@ one's buffers are empty. A store *needs* others that must become visible before 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, cast
 
-from mmref.explore.locations import READ, WRITE, Location, Mode, point
+from mmref.explore.locations import READ, WRITE, Location, Mode, point_all
 from mmref.explore.recording import Frame
 from mmref.explore.scheduler import ExploredCpu, Run, call_stack
 
@@ -43,6 +43,7 @@ class Order(Enum):
     RELEASE = "what the CPU did before, before it"
     ACQUIRE = "it before what the CPU does next"
     FULL = "everything before it before everything after it"
+    ASIDE = "nothing: no store of the CPU"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class MemoryModel:
 
 
 MODELS: Final = {
-    "tso": MemoryModel("tso", False, frozenset({Order.PLAIN, Order.RELEASE}), frozenset(Order)),
+    "tso": MemoryModel("tso", False, frozenset({Order.PLAIN, Order.RELEASE}), frozenset(Order) - {Order.ASIDE}),
     "pso": MemoryModel(
         "pso", True, frozenset({Order.PLAIN, Order.RELEASE, Order.RELAXED}), frozenset({Order.RELEASE, Order.FULL})
     ),
@@ -84,7 +85,7 @@ class Store:
 
     Attributes:
         location, mode, label: as of any operation.
-        put: performs it.
+        put: performs it, and returns what a trace is to show.
         value: what the owner sees meanwhile; `UNSEEN` if it must wait to see it.
         needs: see the top of the module.
         issued: position of the owner's last event before it; -1 if there is none.
@@ -216,7 +217,7 @@ class StoreBuffers:
         Args:
             cpu: the owner.
             location: what is stored to; it has been declared.
-            put: performs the store.
+            put: performs the store, and returns what a trace is to show.
             value: what the CPU sees there from now on; `UNSEEN` if that cannot be told.
             label: the operation's name for the trace.
             order: what it orders.
@@ -239,10 +240,10 @@ class StoreBuffers:
             self._show(buffer)
             self._run.unfinished |= buffer.bit
 
-    def load(self, location: Location, label: str = "load") -> None:
-        """Do as `point()`, for a load that looks at `own()` as well."""
+    def load(self, locations: Sequence[Location], label: str = "load") -> None:
+        """Do as `point_all()`, for a load that looks at `own()` as well."""
         self._forwards = True
-        point(location, READ, label)
+        point_all([(location, READ) for location in locations], label)
 
     def own(self, cpu: ExploredCpu, location: Location) -> list[object]:
         """Return the values of a CPU's own stores to a location that still wait, the oldest first."""
@@ -338,11 +339,11 @@ class StoreBuffers:
     def flush(self, buffer: StoreBuffer) -> None:
         """Perform the oldest store of a buffer."""
         store = buffer.stores.popleft()
-        store.put()
+        value = store.put()
         store.position = self._run.steps - 1
         buffer.seen.clear()
         if self._run.recorder is not None:
-            self._run.recorder.note(None if store.value is UNSEEN else store.value)
+            self._run.recorder.note(value)
         if buffer.stores:
             self._show(buffer)
         else:

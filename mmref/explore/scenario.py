@@ -17,7 +17,7 @@ from mmref.explore.actors import Actor
 from mmref.explore.layout import Layout, disk_file, tmpfs_file
 from mmref.explore.program import Execution
 from mmref.explore.scene import Scene
-from mmref.explore.twins import TRACED
+from mmref.explore.twins import TRACED, parts
 from mmref.explore.watched import (
     check_always,
     check_at_rest,
@@ -167,10 +167,19 @@ class CollapseScenario:
                 return collapse()
             return result
 
-        def on_step() -> None:
-            check_always(file, alone=not actors)
+        weak = scene.machine.parts is not TRACED
+
+        def check() -> None:
+            check_always(file, alone=not actors, weak=weak)
             if self.hidden_data:
                 check_hidden_data(file, self.pages.resident)
+
+        on_step = check
+        if weak:
+            from mmref.explore.twins.weak import in_memory
+
+            def on_step() -> None:
+                in_memory(file.mapping.i_pages, check)
 
         def at_rest() -> None:
             for actor in actors:
@@ -204,7 +213,7 @@ class CollapseScenario:
     def scene(self, strategy: CollapseStrategy) -> tuple[Scene, list[Actor]]:
         """Set a machine up with the file, as it is before anybody acts; return it and who will."""
         pages = self.pages
-        machine = Machine(pages.order, self.chunk_shift, parts=TRACED, kernel=rules_of(strategy))
+        machine = Machine(pages.order, self.chunk_shift, parts=parts(), kernel=rules_of(strategy))
         if "s" in pages.pages:
             machine.swapon(2 * len(pages.pages), self.page_cluster)
         file, truth = disk_file(machine, pages) if self.on_disk else tmpfs_file(machine, pages, self.max_pages)

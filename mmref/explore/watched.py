@@ -8,10 +8,11 @@ Nothing here is an access of the simulated machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from errno import EAGAIN, errorcode
 
 from mmref.errors import InvariantViolation
-from mmref.explore.twins import TracedPageAllocator
+from mmref.explore.twins import TracedFolio, TracedPageAllocator
 from mmref.folio import PG_UPTODATE
 from mmref.khugepaged import CollapseResult
 from mmref.machine import File, Machine
@@ -67,15 +68,20 @@ def invariants() -> dict[str, str]:
     return dict(INVARIANTS)
 
 
-def check_always(file: File, alone: bool = False) -> None:
+def check_always(file: File, alone: bool = False, weak: bool = False) -> None:
     """Check A4 and A8 in the present state.
 
     A frozen folio in the cache is reported when a lookup has met it, so that the report shows who cannot go on;
-    if the collapse is `alone` on the machine, at once.
+    if the collapse is `alone` on the machine, at once. Under a weak memory model, the flags and the content of a folio
+    that nobody can find yet may reach memory in any order.
     """
     allocator = file.machine.memory.allocator
     assert isinstance(allocator, TracedPageAllocator)
-    for folio in allocator.folios:
+    folios: Iterable[TracedFolio] = allocator.folios
+    if weak:
+        cached = dict.fromkeys(folios_of(file.mapping).values())
+        folios = [folio for folio in cached if isinstance(folio, TracedFolio)]
+    for folio in folios:
         if folio.free:
             continue
         flags, refs = folio.peek()

@@ -27,7 +27,7 @@ from mmref.folio.flags import (
     PG_WRITEBACK,
     flag_text,
 )
-from mmref.sync import this_cpu
+from mmref.sync import smp_rmb, smp_wmb, this_cpu
 
 if TYPE_CHECKING:
     from mmref.folio.allocator import PageAllocator
@@ -246,11 +246,21 @@ class Folio:
                 self.set_flag(flag)
 
     def test_uptodate(self) -> bool:
-        """Tell whether the content is valid. Kernel: folio_test_uptodate(), include/linux/page-flags.h."""
-        return self.test_flag(PG_UPTODATE)
+        """Tell whether the content is valid. Kernel: folio_test_uptodate(), include/linux/page-flags.h.
+
+        If so, what is read of it from here on is that content.
+        """
+        uptodate = self.test_flag(PG_UPTODATE)
+        if uptodate:
+            smp_rmb()
+        return uptodate
 
     def mark_uptodate(self) -> None:
-        """Declare the content valid. Kernel: folio_mark_uptodate(), include/linux/page-flags.h."""
+        """Declare the content valid. Kernel: folio_mark_uptodate(), include/linux/page-flags.h.
+
+        Whoever sees the flag sees the content, too.
+        """
+        smp_wmb()
         self.set_flag(PG_UPTODATE)
 
     def test_dirty(self) -> bool:

@@ -178,7 +178,7 @@ class RegularInode(Inode):
 
     def put_write_access(self) -> None:
         """Count a writer no more. Kernel: put_write_access(), include/linux/fs.h."""
-        self.writecount_dec()
+        self.writecount_add(-1)
 
     def writecount_inc(self) -> bool:
         """Count a writer unless writing is denied, atomically and fully ordered.
@@ -190,9 +190,12 @@ class RegularInode(Inode):
         self.i_writecount += 1
         return True
 
-    def writecount_dec(self) -> None:
-        """Count a writer no more, atomically. Kernel: atomic_dec(), include/linux/atomic/atomic-instrumented.h."""
-        self.i_writecount -= 1
+    def writecount_add(self, writers: int) -> None:
+        """Count so many more writers, atomically, and order nothing.
+
+        Kernel: atomic_add(), include/linux/atomic/atomic-instrumented.h.
+        """
+        self.i_writecount += writers
 
     def open_for_write(self) -> None:
         """Open for writing: drop the whole cache if there is a huge page in it. Kernel: do_dentry_open(), fs/open.c.

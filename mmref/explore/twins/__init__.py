@@ -3,7 +3,8 @@
 
 The page cache and the strategies are plain Python and know nothing of this. They touch shared state only
 through the methods and fields that are overridden here, so a machine assembled from `TRACED` runs the same
-code, and the explorer decides at every access which CPU goes on. `TRACED` is a `Parts`, as `Machine` takes it.
+code, and the explorer decides at every access which CPU goes on. `TRACED` is a `Parts`, as `Machine` takes it. Under a
+weak memory model (`weak.py`), stores to some of the state wait in a buffer.
 
 Conventions in this file: `at_...` is the `Location` of a piece of state. A method announces its access with
 `point()` and then does what the plain class does. Reading `_flags` or `_refcount` to tell whether an operation
@@ -12,6 +13,7 @@ would take effect is looking, not an access.
 
 from __future__ import annotations
 
+from mmref.explore.locations import THREAD
 from mmref.explore.twins.address_spaces import (
     TracedMm,
     TracedPageTable,
@@ -26,7 +28,7 @@ from mmref.explore.twins.files import TracedAddressSpace, TracedMemCgroup, Trace
 from mmref.explore.twins.folios import TracedFolio, TracedPageAllocator
 from mmref.machine import Parts
 
-__all__ = ["TRACED", "TracedFolio", "TracedPageAllocator", "TracedSlots", "TracedXArray"]
+__all__ = ["TRACED", "TracedFolio", "TracedPageAllocator", "TracedSlots", "TracedXArray", "parts"]
 
 TRACED = Parts(
     folio=TracedFolio,
@@ -45,3 +47,15 @@ TRACED = Parts(
     memcg=TracedMemCgroup,
     uffd=TracedUserfaultfd,
 )
+
+
+def parts() -> Parts:
+    """Return the classes to assemble a machine from, for the execution that is being built and its memory model."""
+    run = THREAD.run
+    if run is None or run.buffers is None:
+        return TRACED
+    from mmref.explore.twins.orders import ORDERS
+    from mmref.explore.twins.weak import BUFFERED
+
+    run.buffers.orders = ORDERS
+    return BUFFERED

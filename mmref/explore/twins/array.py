@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -134,6 +134,8 @@ class TracedXArray(XArray[Any]):
 
     __slots__ = ("at_xa_head", "frozen", "nodes_made", "retired", "section")
 
+    at_xa_head: Location
+    slots_class: ClassVar[type[TracedSlots]] = TracedSlots
     xa_head = SharedField(XArray, "xa_head")
 
     def __init__(self, chunk_shift: int = 6) -> None:
@@ -156,7 +158,7 @@ class TracedXArray(XArray[Any]):
 
     @override
     def _new_slots(self) -> list[Any]:
-        slots = TracedSlots(self, self.chunk_size)
+        slots = self.slots_class(self, self.chunk_size)
         self.nodes_made.append(slots)
         return slots
 

@@ -88,9 +88,9 @@ class TracedRegularInode(RegularInode):
         return counted
 
     @override
-    def writecount_dec(self) -> None:
-        point(self.at_i_writecount, INC, "atomic_dec")
-        add_to(RegularInode, "i_writecount", self, -1)
+    def writecount_add(self, writers: int) -> None:
+        point(self.at_i_writecount, INC, "atomic_add")
+        add_to(RegularInode, "i_writecount", self, writers)
 
 
 class TracedMemCgroup(MemCgroup):
