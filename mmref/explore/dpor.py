@@ -262,7 +262,7 @@ class Dpor(Generic[S]):
             states: the whole stack; the last state's branch has not been begun.
             root: see the class.
         """
-        self.states = [self._restored(SavedState.of(state.data())) for state in states]  # others read them
+        self.states = [self._restored(state.copy()) for state in states]
         self.root = root
         self._begun = len(states)
         self._known = len(states) - 1

@@ -56,13 +56,28 @@ class Branch:
             rest.extend(reversed(node.children))
         return nodes
 
+    def copy(self) -> Branch:
+        """Return a copy of the tree."""
+        top = Branch(self.cpu, self.accesses)
+        rest = [(self, top)]
+        while rest:
+            old, new = rest.pop()
+            for child in old.children:
+                twin = Branch(child.cpu, child.accesses)
+                new.children.append(twin)
+                if child.children:
+                    rest.append((child, twin))
+        return top
+
     @classmethod
     def of(cls, nodes: Sequence[Sequence[Any]]) -> Self:
         """Return the tree that `flat()` has taken apart."""
         root: Self | None = None
         open_nodes: list[tuple[Self, int]] = []
         for children, cpu, accesses in nodes:
-            node = cls(cpu, tuple((location, mode) for location, mode in accesses))
+            if type(accesses) is not tuple:  # from JSON
+                accesses = tuple((location, mode) for location, mode in accesses)
+            node = cls(cpu, accesses)
             if open_nodes:
                 parent, missing = open_nodes.pop()
                 parent.children.append(node)
@@ -117,6 +132,11 @@ class SavedState:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).of, (self.data(),)
 
+    def copy(self) -> SavedState:
+        """Return a copy that can be changed while others read this one."""
+        return SavedState(self.enabled, self.sleep, self.backtrack, self.location, self.mode, self.stale,
+                          self.sleepers, [branch.copy() for branch in self.wut])  # fmt: skip
+
     def asleep_at(self, place: int) -> int:
         """Return who sleeps when the branch at a place of `wut` is explored: who has been before, too."""
         sleep = self.sleep
@@ -129,10 +149,15 @@ class SavedState:
         """Tell whether the CPU of a branch can go on from here: the second operation of a race may wait after all."""
         return bool(self.enabled & ~self.asleep_at(place) & 1 << self.wut[place].cpu)
 
-    def at(self, place: int) -> SavedState:
-        """Return the state as it is when the branch at a place of `wut` is under way."""
+    def at(self, place: int, *, begun: bool) -> SavedState:
+        """Return the state as it is when the branch at a place of `wut` is under way.
+
+        Once that has been begun, what may follow is in the wakeup trees of the states below.
+        """
+        branch = self.wut[place]
         return SavedState(self.enabled, self.asleep_at(place), self.backtrack, self.location if not place else -1,
-                          self.mode, self.stale, self.sleepers, [self.wut[place]])  # fmt: skip
+                          self.mode, self.stale, self.sleepers,
+                          [Branch(branch.cpu, branch.accesses) if begun else branch])  # fmt: skip
 
 
 class Outcome:
@@ -262,10 +287,11 @@ class Unit(Part):
     def way(self) -> list[SavedState]:
         """Return the states on the way to it, in each of which the branch that leads here is under way."""
         pieces: list[list[SavedState]] = []
-        part: Part = self
+        part: Unit | Fork = self
         while part.parent is not None:
             fork = part.parent
-            pieces.append([*fork.states[:-1], fork.states[-1].at(fork.place(part))])
+            begun = isinstance(part, Fork) or bool(part.states)
+            pieces.append([*fork.states[:-1], fork.states[-1].at(fork.place(part), begun=begun)])
             part = fork
         return [state for piece in reversed(pieces) for state in piece]
 

@@ -158,6 +158,7 @@ class OptimalDpor(Dpor[WakeupState]):
     def __init__(self) -> None:
         super().__init__()
         self._races: list[Race] = []
+        self._passed_up: set[tuple[object, ...]] = set()
         # What the last event has left for the next state:
         self._sleepers: dict[int, Accesses] = {}
         self._stale = 0
@@ -254,9 +255,16 @@ class OptimalDpor(Dpor[WakeupState]):
         if sleep and _explored(state, v):
             return
         if event < self.root:
-            self.above[event, *_relative(sequence)] = None
+            self._pass_up(event, sequence)
         else:
             _insert(state.wut, v)
+
+    def _pass_up(self, event: int, sequence: list[Item]) -> None:
+        """Leave a race to whoever searches above the root, unless an equal one has been left to them before."""
+        key = (event, *[(item.cpu, item.accesses) for item in sequence])  # the order of these says what hb says
+        if key not in self._passed_up:
+            self._passed_up.add(key)
+            self.above[event, *_relative(sequence)] = None
 
     @override
     @staticmethod
