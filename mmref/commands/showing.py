@@ -39,24 +39,25 @@ def print_table(rows: Sequence[Row], compact: bool = False) -> None:
     from rich.table import Table
 
     from mmref.khugepaged.records import RECORDS
-    from mmref.view.matrix import by_shape, strategies_of
+    from mmref.view.matrix import by_shape, circles, strategies_of
 
     columns = strategies_of(rows)
     table = Table(title="Is there an interleaving that goes wrong?", title_justify="left")
     table.add_column("scenario", no_wrap=not compact)
     for strategy in columns:
         table.add_column(strategy)
-    for shape, line in by_shape(rows).items():
-        name, _, layout = shape.partition(" ")
-        head = f"{name}\n  {layout.removeprefix('layout=').replace(',', ' ')}" if compact else name
-        table.add_row(head, *(_cell(line[one], compact) if one in line else "" for one in columns))
+    for (name, shape), line in by_shape(rows).items():
+        table.add_row(
+            f"{name} {shape}" if compact else name,
+            *(_cell(line[one], compact) if one in line else "" for one in columns),
+        )
     Console(soft_wrap=False).print(table)
     seconds = sum(row.seconds for row in rows)
     executions = sum(row.executions + row.blocked for row in rows)
     print(f"explored {executions} executions in {seconds:.2f} s")
     for known in dict.fromkeys(row.known for row in rows if row.known):
         print(f"{known}: {RECORDS[known].text if known in RECORDS else 'as the strategy says'}")
-    for steps in dict.fromkeys(steps for row in rows for steps in row.inversions):
+    for steps in circles(rows):
         print("locks are taken in a circle:", *steps, sep="\n  ")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mmref.khugepaged.records import RECORDS
 from mmref.view.rows import Row
 
-__all__ = ["by_shape", "markdown", "strategies_of"]
+__all__ = ["by_shape", "circles", "markdown", "strategies_of"]
 
 
 def strategies_of(rows: Iterable[Row]) -> list[str]:
@@ -16,13 +16,25 @@ def strategies_of(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row.strategy for row in rows))
 
 
-def by_shape(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """Return the lines of a matrix: shape -> strategy -> row."""
-    lines: dict[str, dict[str, Row]] = {}
+def by_shape(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """Return the lines of a matrix: (scenario, shape) -> strategy -> row."""
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        parts = row.spec.split("/")
-        lines.setdefault(f"{parts[0]} {parts[-1]}", {})[row.strategy] = row
+        lines.setdefault((row.scenario, row.shape), {})[row.strategy] = row
     return lines
+
+
+def circles(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Return the locks that are taken in a circle, and where that was seen.
+
+    Circles through the same places in the code count as one: which folio it was does not matter.
+    """
+    found: dict[frozenset[str], tuple[tuple[str, ...], list[Row]]] = {}
+    for row in rows:
+        for steps in row.inversions:
+            places = frozenset(step.partition(", ")[2] or step for step in steps)
+            found.setdefault(places, (steps, []))[1].append(row)
+    return dict(found.values())
 
 
 def markdown(rows: Sequence[Row], command: str) -> str:
@@ -65,13 +77,15 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     columns = strategies_of(rows)
     yield "| scenario | layout | " + " | ".join(columns) + " |"
     yield "|---" * (len(columns) + 2) + "|"
-    for line in by_shape(rows).values():
-        first = next(iter(line.values()))
-        shape = first.spec.split("/")[-1].replace(",", ", ").removeprefix("layout=")
-        cells = [line[one].short if one in line else "" for one in columns]
-        cells = [f"**{cell}**" if one in line and not line[one].holds else cell
-                 for one, cell in zip(columns, cells, strict=True)]  # fmt: skip
-        yield f"| {first.scenario} | `{shape}` | " + " | ".join(cells) + " |"
+    for (name, shape), line in by_shape(rows).items():
+        cells = [_cell(line.get(one)) for one in columns]
+        yield f"| {name} | `{shape.replace('|', chr(92) + '|')}` | " + " | ".join(cells) + " |"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return row.short if row.holds else f"**{row.short}**"
 
 
 def _records(rows: Sequence[Row]) -> Iterator[str]:
@@ -86,10 +100,7 @@ def _records(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _inversions(rows: Sequence[Row]) -> Iterator[str]:
-    found: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        for steps in row.inversions:
-            found.setdefault(steps, []).append(f"{row.scenario} under {row.strategy}")
+    found = circles(rows)
     if not found:
         return
     yield "## Locks taken in a circle"
@@ -97,7 +108,7 @@ def _inversions(rows: Sequence[Row]) -> Iterator[str]:
     yield "Whether or not it came to a deadlock."
     yield ""
     for steps, where in found.items():
-        yield f"* {'; '.join(steps)} ({', '.join(dict.fromkeys(where))})"
+        yield f"* {'; '.join(steps)} ({', '.join(dict.fromkeys(f'{row.scenario}, {row.strategy}' for row in where))})"
     yield ""
 
 
@@ -109,7 +120,7 @@ def _races(rows: Sequence[Row]) -> Iterator[str]:
         if found is None:
             continue
         yield ""
-        yield f"### {row.scenario} {row.layout}, chunk_shift {row.chunk_shift}, {row.strategy}"
+        yield f"### {row.scenario} {row.shape}, {row.strategy}"
         yield ""
         yield f"{found.invariant or found.kind} ({row.known or 'not on record'}): {found.headline}."
         yield ""

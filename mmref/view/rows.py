@@ -88,6 +88,12 @@ class Row:
     found: Found | None = None
 
     @property
+    def shape(self) -> str:
+        """The layout and what else is not as usual, for a table: ``DD.D`` or ``D. chunk_shift=1 ask=1``."""
+        parameters = self.spec.rpartition("/")[2].split(",")
+        return " ".join(one.removeprefix("layout=") for one in parameters if one != "chunk_shift=6")
+
+    @property
     def unexpected(self) -> bool:
         """Whether there is a finding that is not on record."""
         return self.found is not None and not self.known
