@@ -11,11 +11,13 @@ from __future__ import annotations
 from errno import errorcode
 
 __all__ = [
+    "DataRace",
     "Deadlock",
     "DoubleFree",
     "Finding",
     "InvariantViolation",
     "Livelock",
+    "LostUpdate",
     "MmrefError",
     "MmrefInternalError",
     "SleepInAtomic",
@@ -163,3 +165,40 @@ class SleepInAtomic(Finding):
 
     def __reduce__(self) -> tuple[type[SleepInAtomic], tuple[str, str, str, str]]:
         return type(self), (self.cpu, self.call, self.holding, self.where)
+
+
+class DataRace(Finding):
+    """Two accesses of different CPUs to a plain field, one of them a write, are not ordered by anything.
+
+    Attributes:
+        what: the field.
+        first, second: who accesses it, and where.
+    """
+
+    def __init__(self, what: str, first: str, second: str) -> None:
+        super().__init__(f"nothing orders two accesses to {what}: {first}; {second}")
+        self.what = what
+        self.first = first
+        self.second = second
+
+    def __reduce__(self) -> tuple[type[DataRace], tuple[str, str, str]]:
+        return type(self), (self.what, self.first, self.second)
+
+
+class LostUpdate(Finding):
+    """A CPU stores over what another one has stored since it looked.
+
+    Attributes:
+        what: the field.
+        load, change, store: who does that, and where.
+    """
+
+    def __init__(self, what: str, load: str, change: str, store: str) -> None:
+        super().__init__(f"an update of {what} is lost: {load}; {change}; {store}")
+        self.what = what
+        self.load = load
+        self.change = change
+        self.store = store
+
+    def __reduce__(self) -> tuple[type[LostUpdate], tuple[str, str, str, str]]:
+        return type(self), (self.what, self.load, self.change, self.store)

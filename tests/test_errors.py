@@ -24,6 +24,8 @@ EXAMPLES: list[errors.MmrefError] = [
     errors.Livelock([("CPU 0", "a change")]),
     errors.UseAfterFree("folio 7", "read"),
     errors.DoubleFree("folio 7", "folio_put()", "its count is 0"),
+    errors.DataRace("x", "CPU 0 writes it at a.py:1 (f)", "CPU 1 reads it at a.py:2 (g)"),
+    errors.LostUpdate("x", "CPU 0 loads it", "CPU 1 changes it", "CPU 0 stores over that"),
     errors.SleepInAtomic("CPU 0", "folio_lock()", "xa_lock", "file.py:3 (f)"),
 ]
 

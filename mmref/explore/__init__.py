@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmref.explore.cells import Cell, Mutex, SpinLock
+from mmref.explore.detect import DETECTORS
 from mmref.explore.errors import Interrupted, NondeterministicProgram, StepLimit
 from mmref.explore.explorer import explore
 from mmref.explore.program import Execution, Program, Scenario
@@ -19,6 +20,7 @@ from mmref.explore.scheduler import DEFAULT_MAX_STEPS
 from mmref.explore.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from mmref.explore.resume import Frontier
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from mmref.explore.schedule import Schedule
     from mmref.explore.trace import Trace, TraceEvent
 
-__all__ = ["Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex", "NondeterministicProgram",
+__all__ = ["DETECTORS", "Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex", "NondeterministicProgram",
            "Program", "Progress", "Report",
            "Scenario", "Schedule", "SpinLock", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",
            "invariants", "replay", "scenarios"]  # fmt: skip
@@ -79,6 +81,7 @@ def replay(
     strategy: object | None = None,
     *,
     max_steps: int = DEFAULT_MAX_STEPS,
+    detect: Collection[str] | None = None,
 ) -> Trace:
     """Run one execution again, and return its trace.
 
@@ -87,6 +90,7 @@ def replay(
         program: what to run; may be left out if the schedule names a scenario.
         strategy: for a scenario: the strategy.
         max_steps: as for `explore()`.
+        detect: as for `explore()`; what a trace has found is looked for in any case.
 
     Raises:
         UsageError: the schedule does not fit the program, or the file is no trace.
@@ -100,4 +104,4 @@ def replay(
 
     from mmref.explore import rerun
 
-    return rerun.replay(trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps)
+    return rerun.replay(trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps, detect=detect)

@@ -7,7 +7,19 @@ from types import TracebackType
 from typing import Generic, TypeVar, cast
 
 from mmref.errors import Deadlock, UsageError
-from mmref.explore.locations import LOCK, READ, UNLOCK, WRITE, Location, LocationName, note, point
+from mmref.explore.locations import (
+    LOCK,
+    LOCKED,
+    PLAIN,
+    READ,
+    UNLOCK,
+    WRITE,
+    Location,
+    LocationName,
+    note,
+    point,
+    watch_races,
+)
 from mmref.override import override
 from mmref.sync import Cpu, this_cpu
 
@@ -21,6 +33,13 @@ class Cell(Location, Generic[T]):
 
     Outside an exploration it is a plain variable.
 
+    Args:
+        value: what is in it first.
+        name: what to call it in reports.
+        plain: it is protected by something else, say a lock. Two accesses of different CPUs that nothing orders, one of
+            them a write, are reported as a data race then. Other cells are like atomic variables: their accesses order
+            what stands before and behind them.
+
     >>> x = Cell(1, "x")
     >>> x.fetch_add(2), x.load(), x.compare_exchange(3, 7), x.peek()
     (1, 3, True, 7)
@@ -28,12 +47,15 @@ class Cell(Location, Generic[T]):
 
     __slots__ = ("_value",)
 
-    def __init__(self, value: T, name: LocationName = None) -> None:
+    def __init__(self, value: T, name: LocationName = None, *, plain: bool = False) -> None:
         Location.__init__(self, name)  # super() costs a third more, and programs create many cells
         self._value = value
         if self.run is not None and self.run.buffers is not None:
             self.__class__ = BufferedCell
             self.run.buffers.declare(self)
+        elif plain:
+            self.__class__ = PlainCell
+            watch_races(self)
 
     def load(self) -> T:
         """Return the value."""
@@ -80,6 +102,14 @@ class Cell(Location, Generic[T]):
         return value
 
 
+class PlainCell(Cell[T]):
+    """A cell that is protected by something else."""
+
+    __slots__ = ()
+
+    access = PLAIN
+
+
 class BufferedCell(Cell[T]):
     """A cell under a weak memory model (`memory.py`)."""
 
@@ -115,6 +145,8 @@ class Mutex(Location):
     """
 
     __slots__ = ("owner",)
+
+    access = LOCKED
 
     def __init__(self, name: LocationName = None) -> None:
         super().__init__(name)

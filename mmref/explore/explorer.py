@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmref.errors import MmrefInternalError, UsageError
+from mmref.explore.detect import detectors
 from mmref.explore.errors import Interrupted
 from mmref.explore.frontier import Outcome, Tree, Unit
 from mmref.explore.program import Program, Scenario, builder, describe
@@ -97,6 +98,7 @@ def explore(
     stop_at_first: bool = True,
     max_steps: int = DEFAULT_MAX_STEPS,
     shrink_counterexample: bool = True,
+    detect: Collection[str] | None = None,
 ) -> Report:
     """Run every interleaving of a program's CPUs that matters, and report what goes wrong in one of them.
 
@@ -124,6 +126,7 @@ def explore(
         max_steps: accesses after which one execution is taken to be endless.
         shrink_counterexample: look for an execution with the same finding and fewer context switches, and for the
             two accesses whose order makes the difference.
+        detect: what to look for besides what comes up by itself: names of `DETECTORS`; data races if left out.
 
     Raises:
         UsageError: an argument cannot be used, or the program is not deterministic.
@@ -149,8 +152,9 @@ def explore(
         from mmref.explore.resume import Frontier
 
         frontier = resume if isinstance(resume, Frontier) else Frontier.load(resume)
-        frontier.check(name, spec, engine, stop_at_first, memory)
-        engine = frontier.engine
+        looked_for = None if detect is None else sorted({detect} if isinstance(detect, str) else detect)
+        frontier.check(name, spec, engine, stop_at_first, memory, looked_for)
+        engine, detect = frontier.engine, frontier.detect
         tree = frontier.search()
     chosen = _make_engine(engine, bound, seed)
     if tree is None and chosen.name in DPOR:
@@ -163,7 +167,8 @@ def explore(
         max_executions = DEFAULT_SAMPLES
     if memory != "sc" and chosen.name in {"states", "bounded"}:
         raise UsageError(f"engine {chosen.name!r} does not know memory={memory!r}: use engine='optimal' or 'random'")
-    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None, memory)
+    wanted = detectors(detect, chosen.name, memory)
+    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None, memory, wanted)
     search = _Search(job, chosen, tree, Limits(max_executions, max_seconds, progress))
     try:
         outcome = search.run(executor, on_execution)
@@ -192,7 +197,7 @@ class _Search:
 
     def __init__(self, job: Job, engine: Engine, tree: Tree | None, limits: Limits) -> None:
         self.job = job
-        self.build = builder(job.program, job.strategy, job.memory)
+        self.build = builder(job.program, job.strategy, job.memory, job.detect)
         self.engine = engine
         self.tree = tree
         self.limits = limits
@@ -343,10 +348,10 @@ class _Search:
         if self.tree is not None and self.tree.top is not None and not outcome.stopped:
             from mmref.explore.resume import Frontier
 
-            frontier = Frontier(name, spec, job.engine, job.stop_at_first, memory, self.tree.data())
+            frontier = Frontier(name, spec, job.engine, job.stop_at_first, memory, sorted(job.detect), self.tree.data())
         return Report(
             program=name, engine=self.engine.name, executions=outcome.executions, blocked=outcome.blocked,
             exhaustive=not self.reason, reason=self.reason, counterexample=trace, found_in=outcome.found_in,
             findings=outcome.findings, steps=outcome.steps, seconds=monotonic() - self.started, frontier=frontier,
-            inversions=outcome.lock_orders.inversions(),
+            inversions=outcome.lock_orders.inversions(), detect=tuple(sorted(job.detect)),
         )  # fmt: skip

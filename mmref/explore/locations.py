@@ -25,9 +25,11 @@ from mmref.errors import UsageError
 if TYPE_CHECKING:
     from mmref.explore.scheduler import Run, Worker
 
-__all__ = ["CONFLICTS", "DEC", "INC", "LOCK", "MODE_NAMES", "READ", "SHARE", "TRYINC", "UNLOCK", "UNSHARE",
-           "WRITE", "Accesses", "Effect", "Location", "Mode", "SpinLocation", "conflict", "hold", "let_go",
-           "note", "point", "point_all", "reserve", "taken", "taking"]
+__all__ = ["ATOMIC", "CONFLICTS", "DEC", "INC", "LOCK", "LOCKED", "MARKED", "MODE_NAMES", "ONCE", "PLAIN", "READ",
+           "SHARE", "TRYINC", "UNLOCK", "UNSHARE", "WRITE", "Accesses", "Effect", "FieldLocation",
+           "Location", "LockLocation", "MarkedLocation", "Mode", "OnceLocation", "PlainLocation",
+           "SpinLocation", "conflict", "hold", "let_go", "note", "point", "point_all", "reserve",
+           "taken", "taking", "watch_races"]
 
 Mode: TypeAlias = int
 
@@ -56,6 +58,18 @@ MODE_NAMES: dict[Mode, str] = {
     READ: "read", WRITE: "write", INC: "inc", TRYINC: "tryinc", DEC: "dec", LOCK: "lock", UNLOCK: "unlock",
     SHARE: "share", UNSHARE: "unshare",
 }  # fmt: skip
+
+# What accesses to a location do to the order of others (`Location.access`).
+ATOMIC = 0
+"""They synchronise, as atomic operations do: what comes before a store comes before what follows the load of it."""
+LOCKED = 1
+"""The same, but whoever just looks whether the lock is free learns nothing."""
+MARKED = 2
+"""They order nothing, and race with nothing (READ_ONCE(), WRITE_ONCE(), data_race())."""
+ONCE = 3
+"""They order nothing. Reads may race (READ_ONCE()), two writes must not."""
+PLAIN = 4
+"""They order nothing, and must not race."""
 
 _EVERYTHING = sum(1 << mode for mode in MODE_NAMES)
 _SHARED = 1 << SHARE | 1 << UNSHARE
@@ -115,6 +129,10 @@ class Location:
 
     spins = False
     """Whether it is a lock whose holder must not sleep."""
+    access = ATOMIC
+    """What its accesses do to the order of others, and with what they race: see `races.py`."""
+    overwrites = False
+    """Whether every `WRITE` of it is a store that does not see what was there."""
 
     def __init__(self, name: LocationName = None, id: int | None = None) -> None:
         """Create a location.
@@ -159,12 +177,68 @@ class Location:
         return f"<{type(self).__name__} {self.name}>"
 
 
-class SpinLocation(Location):
+class LockLocation(Location):
+    """The location of a lock."""
+
+    __slots__ = ()
+
+    access = LOCKED
+
+
+class SpinLocation(LockLocation):
     """The location of a lock whose holder must not sleep."""
 
     __slots__ = ()
 
     spins = True
+
+
+class FieldLocation(Location):
+    """The location of a field that is read and written whole."""
+
+    __slots__ = ()
+
+    overwrites = True
+
+
+class MarkedLocation(FieldLocation):
+    """The location of a field that the kernel accesses without any order, and says so."""
+
+    __slots__ = ()
+
+    access = MARKED
+
+
+class OnceLocation(FieldLocation):
+    """The location of a field that is written under a lock, and may be read without."""
+
+    __slots__ = ()
+
+    access = ONCE
+
+    def __init__(self, name: LocationName = None, id: int | None = None) -> None:
+        Location.__init__(self, name, id)
+        watch_races(self)
+
+
+class PlainLocation(OnceLocation):
+    """The location of a field that is protected by something else: two accesses, one a write, must be ordered."""
+
+    __slots__ = ()
+
+    access = PLAIN
+
+
+def watch_races(location: Location) -> None:
+    """Look for data races from here on, if that is wanted: there is something now that can have one.
+
+    What has ordered the CPUs before cannot order accesses to what did not exist yet.
+    """
+    run = location.run
+    if run is not None and "data-race" in run.detect:
+        from mmref.explore.detect import watch
+
+        watch(run).look_for_races()
 
 
 def reserve(count: int) -> Sequence[int]:

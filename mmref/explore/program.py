@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from mmref.errors import UsageError
+from mmref.explore.detect import DEFAULT_DETECT, watch
 from mmref.explore.locations import THREAD
 
 __all__ = ["Execution", "Program", "Scenario", "builder", "describe"]
@@ -55,20 +56,34 @@ class Scenario(Protocol):
         """Return what a schedule string must say to build it again: ``seek-data/upstream-6.12/pages=4``."""
 
 
-def builder(subject: Program | Scenario, strategy: object | None, memory: str = "sc") -> Callable[[], Execution]:
-    """Return the function that builds one execution of a program or scenario, under a memory model."""
-    build = _builder(subject, strategy)
-    if memory == "sc":
-        return build
-    from mmref.explore.memory import StoreBuffers
+def builder(
+    subject: Program | Scenario, strategy: object | None, memory: str = "sc", detect: frozenset[str] = DEFAULT_DETECT
+) -> Callable[[], Execution]:
+    """Return the function that builds one execution of a program or scenario.
 
-    def build_weak() -> Execution:
+    Args:
+        subject: the program or scenario.
+        strategy: for a scenario: the strategy.
+        memory: the memory model.
+        detect: what to look for, of `detect.DETECTORS`.
+    """
+    build = _builder(subject, strategy)
+    if memory == "sc" and detect == DEFAULT_DETECT:
+        return build
+
+    def build_watched() -> Execution:
         run = THREAD.run
         assert run is not None
-        run.buffers = StoreBuffers(memory)
+        run.detect = detect
+        if memory != "sc":
+            from mmref.explore.memory import StoreBuffers
+
+            run.buffers = StoreBuffers(memory)
+        if "lost-update" in detect:
+            watch(run)
         return build()
 
-    return build_weak
+    return build_watched
 
 
 def _builder(subject: Program | Scenario, strategy: object | None) -> Callable[[], Execution]:

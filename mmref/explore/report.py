@@ -38,6 +38,7 @@ class Report:
         frontier: what is left to explore, for `explore(resume=...)`; None if nothing is, if a finding ended the
             search, or if the engine cannot be resumed.
         inversions: locks that different CPUs take in opposite orders, in whatever execution.
+        detect: what has been looked for besides what comes up by itself, of `DETECTORS`.
     """
 
     program: str
@@ -53,6 +54,7 @@ class Report:
     seconds: float
     frontier: Frontier | None = field(default=None, repr=False)
     inversions: tuple[Inversion, ...] = ()
+    detect: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -146,6 +148,8 @@ def as_test(trace: Trace, program: str = "") -> str:
             )
         imports += f"\nfrom {module} import {name}"
         argument = f", {name}"
+    if trace.verdict.id == "LostUpdate":
+        argument += ', detect={"lost-update"}'
     what = f"{trace.spec or trace.program}_{trace.verdict.id or trace.verdict.kind}"
     words = re.sub(r"\W+", "_", what).strip("_").lower()
     comment = [f"{trace.verdict}."]

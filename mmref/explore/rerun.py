@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mmref.errors import UsageError
+from mmref.explore.detect import detectors
 from mmref.explore.errors import NondeterministicProgram, StepLimit
 from mmref.explore.program import Execution, Program, Scenario, builder, describe
 from mmref.explore.recording import Event, Recorder
@@ -31,6 +32,7 @@ def replay(
     *,
     resolve: Resolver | None = None,
     max_steps: int = DEFAULT_MAX_STEPS,
+    detect: Collection[str] | None = None,
 ) -> Trace:
     """Run one execution again, and return its trace.
 
@@ -40,6 +42,7 @@ def replay(
         strategy: for a scenario: the strategy.
         resolve: finds the program and strategy that the front part of a schedule string names.
         max_steps: as for `explore()`.
+        detect: as for `explore()`; what a trace has found is looked for in any case.
 
     Raises:
         UsageError: the schedule does not fit the program, or the file is no trace.
@@ -51,8 +54,11 @@ def replay(
             raise UsageError(f"the schedule {str(schedule)!r} does not say what to run: give the program as well")
         program, strategy = resolve(schedule.spec)
     name, spec = describe(program, strategy)
+    wanted = detectors(detect, "replay", schedule.memory)
+    if expected is not None and expected.verdict.id == "LostUpdate":
+        wanted |= {"lost-update"}
     try:
-        trace = record(builder(program, strategy, schedule.memory), schedule.choices, name, spec, max_steps)
+        trace = record(builder(program, strategy, schedule.memory, wanted), schedule.choices, name, spec, max_steps)
     finally:
         forget_last_execution()
     if expected is not None:

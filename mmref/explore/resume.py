@@ -2,7 +2,7 @@
 """The frontier of an exploration that was left before its end: a value to go on with, or a file.
 
 The JSON schema, version 1: {"mmref_frontier": 1, "program": name, "spec": as of a schedule string, "engine": name,
-"stop_at_first": bool, "memory": name, "tree": see `frontier.Tree.data()`}.
+"stop_at_first": bool, "memory": name, "detect": [names], "tree": see `frontier.Tree.data()`}.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _KEYS: dict[str, type] = {
     "engine": str,
     "stop_at_first": bool,
     "memory": str,
+    "detect": list,
     "tree": list,
 }
 
@@ -39,6 +40,7 @@ class Frontier:
         engine: the algorithm.
         stop_at_first: whether the first finding was to end it.
         memory: the memory model.
+        detect: what was looked for.
         tree: the search, as plain data.
     """
 
@@ -47,6 +49,7 @@ class Frontier:
     engine: str
     stop_at_first: bool
     memory: str
+    detect: list[str]
     tree: list[Any]
 
     @property
@@ -63,7 +66,9 @@ class Frontier:
         """Return the search, to go on with."""
         return Tree.of(dpor(self.engine).merge, self.tree)
 
-    def check(self, program: str, spec: str, engine: str | None, stop_at_first: bool, memory: str) -> None:
+    def check(
+        self, program: str, spec: str, engine: str | None, stop_at_first: bool, memory: str, detect: list[str] | None
+    ) -> None:
         """Refuse to go on with something else.
 
         Raises:
@@ -74,6 +79,7 @@ class Frontier:
             ("engine", self.engine, engine or self.engine),
             ("stop_at_first", self.stop_at_first, stop_at_first),
             ("memory model", self.memory, memory),
+            ("detect", self.detect, self.detect if detect is None else detect),
         ):
             if mine != given:
                 raise UsageError(f"the frontier is one of {what} {mine!r}, not {given!r}: resume it with {mine!r}")

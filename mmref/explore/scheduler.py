@@ -22,6 +22,7 @@ from greenlet import greenlet as new_greenlet
 from mmref import sync
 from mmref.errors import InvariantViolation, MmrefInternalError, UsageError
 from mmref.explore.atomic import check_may_sleep
+from mmref.explore.detect import DEFAULT_DETECT, Watch
 from mmref.explore.errors import StepLimit
 from mmref.explore.locations import LOCK, READ, THREAD, WRITE, Effect, Location, Mode
 from mmref.explore.lock_order import LockOrders
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mmref.explore.memory import StoreBuffers
 
 __all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "ENGINE_FILES", "FAILED", "STUCK", "WORK_CODE", "Chooser",
-           "ExploredCpu", "Run", "Worker", "call_stack", "place_text"]
+           "ExploredCpu", "Place", "Run", "Worker", "call_stack", "place_text", "places_text"]
 
 DEFAULT_MAX_STEPS = 20_000
 """Accesses after which an execution is taken to be endless."""
@@ -63,6 +64,10 @@ class Greenlet(Protocol):
 
     def throw(self, *args: object) -> object:
         """Go on with this greenlet by raising an exception there."""
+
+
+Place = tuple[Frame, ...]
+"""Where something happens: a function, and the one that calls it."""
 
 
 class _Unwind(BaseException):
@@ -98,6 +103,7 @@ class ExploredCpu(Cpu):
         location, mode, label, effect, more: its pending operation; `more` has the further locations.
         enabled: while this says no, the pending operation cannot be performed.
         holder: who has what it waits for.
+        awaited: how many of `more`, at its end, are only there because `cpu_relax()` waits for them.
         spin: what `cpu_relax()` waits for: locations, each with the step of this CPU's last access.
         seen: the locations whose value this CPU has seen since its last `cpu_relax()`, with the last steps. (Accesses
             that commute with changes, such as `INC`, do not see one: they must not make a wait depend on them.)
@@ -106,8 +112,8 @@ class ExploredCpu(Cpu):
         rcu_depth, rcu_since: how many RCU sections it is in, and how many steps had been performed before the first.
     """
 
-    __slots__ = ("bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "joins", "label",
-                 "location", "mode", "more", "name", "next_location", "rcu_depth", "rcu_since",
+    __slots__ = ("awaited", "bit", "effect", "enabled", "entry", "greenlet", "guarded", "held", "holder", "joins",
+                 "label", "location", "mode", "more", "name", "next_location", "rcu_depth", "rcu_since",
                  "result", "run", "seen", "spin", "spun", "stack", "started",
                  "waited")  # fmt: skip
 
@@ -219,18 +225,28 @@ class ExploredCpu(Cpu):
             own.update(location.id for location, _ in self.more or ())
             extra = tuple((location, READ) for location, _ in self.spin if location.id not in own)
             self.more = ((self.more or ()) + extra) or None
+            self.awaited = len(extra)
             self.spun = True
 
-    def where(self) -> str:
-        """Return the file, line and function of the pending operation, as a trace gives them."""
+    def made(self) -> tuple[tuple[Location, Mode], ...]:
+        """Return what `accesses()` does, without what is only waited for."""
+        accesses = self.accesses()
+        return accesses[: len(accesses) - self.awaited] if self.spun else accesses
+
+    def place(self) -> Place:
+        """Return where the pending operation is in the code, and from where that is called."""
         frame: FrameType | None = self.greenlet.gr_frame or sys._getframe(1)
-        places: list[str] = []
+        places: list[Frame] = []
         while frame is not None and frame.f_code is not WORK_CODE and len(places) < 2:
             code = frame.f_code
             if not code.co_filename.startswith(ENGINE_FILES):
-                places.append(place_text(code.co_qualname, code.co_filename, frame.f_lineno))
+                places.append((code.co_qualname, code.co_filename, frame.f_lineno))
             frame = frame.f_back
-        return ", called at ".join(places)
+        return tuple(places)
+
+    def where(self) -> str:
+        """Return the file, line and function of the pending operation, as a trace gives them."""
+        return places_text(self.place())
 
     def ready(self) -> bool:
         """Tell whether the pending operation can be performed in the current state."""
@@ -321,6 +337,11 @@ def place_text(function: str, file: str, line: int) -> str:
     return f"{file if name.startswith('..') else name}:{line} ({function})"
 
 
+def places_text(places: Place) -> str:
+    """Name a place in the code, and from where it was called, for a report."""
+    return ", called at ".join(place_text(*place) for place in places) or "an unknown place"
+
+
 class Run:
     """One execution of a program under a chooser.
 
@@ -337,14 +358,17 @@ class Run:
         real: the number of CPUs that are no store buffers; 256 if there are no buffers.
         locations: all that were created, for an engine that must know them.
         holders: what is like a lock without being one: location -> who has put it there, and what that is called.
+        detect: what is looked for (`detect.py`); set before anything is created.
+        watch: what is told of each access for that, if anything needs it.
         culprit: the number of the CPU in whose code, or after whose step, the finding came up.
         found_at: the number of steps performed when it did; None if it came up at the end.
     """
 
     __slots__ = ("buffers", "changed", "checked_steps", "choices", "chooser", "closing", "cpus", "crash", "culprit",
-                 "current", "end", "execution", "finding", "found_at", "guarded", "holders", "hub", "inert_accesses",
-                 "live", "locations", "lock_orders", "max_steps", "next_location", "plain", "prefix", "real",
-                 "recorder", "relaxed", "starting", "steps", "stop_at_finding", "unfinished")  # fmt: skip
+                 "current", "detect", "end", "execution", "finding", "found_at", "guarded", "holders", "hub",
+                 "inert_accesses", "live", "locations", "lock_orders", "max_steps", "next_location", "plain", "prefix",
+                 "real", "recorder", "relaxed", "starting", "steps", "stop_at_finding", "unfinished",
+                 "watch")  # fmt: skip
 
     def __init__(
         self,
@@ -376,6 +400,8 @@ class Run:
         self.lock_orders = LockOrders() if lock_orders is None else lock_orders
         self.holders: dict[int, tuple[ExploredCpu, str]] = {}
         self.prefix = prefix
+        self.detect = DEFAULT_DETECT
+        self.watch: Watch | None = None
         self.buffers: StoreBuffers | None = None
         self.real = 256
         self.live = False
@@ -529,6 +555,8 @@ class Run:
                 self.choices.append(choice)
                 if (mode >= LOCK or (cpu.effect is not None and mode != READ)) and self.lock_orders is not None:
                     self.lock_orders.note(cpu, mode)
+                if self.watch is not None:
+                    self.watch.performed(cpu, mode)
                 if self.recorder is not None:
                     self.recorder.add(steps, cpu, mode)
                 steps += 1

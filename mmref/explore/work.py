@@ -14,6 +14,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
+from mmref.explore.detect import DEFAULT_DETECT
 from mmref.explore.dpor import Dpor, SourceDpor
 from mmref.explore.errors import StepLimit
 from mmref.explore.frontier import Accesses, Outcome, SavedState, Tree, Unit
@@ -68,6 +69,7 @@ class Job:
         engine: one of `DPOR`.
         tell: whether the completed executions are wanted.
         memory: the memory model.
+        detect: what is looked for.
     """
 
     program: Program | Scenario
@@ -77,6 +79,7 @@ class Job:
     max_steps: int
     tell: bool
     memory: str = "sc"
+    detect: frozenset[str] = DEFAULT_DETECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,8 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
 
         try:
             done = work(
-                builder(job.program, job.strategy, job.memory), engine, outcome, stop_at_first=job.stop_at_first,
+                builder(job.program, job.strategy, job.memory, job.detect), engine, outcome,
+                stop_at_first=job.stop_at_first,
                 max_steps=job.max_steps, enough=enough, tell=outcome.completed.append if job.tell else None,
             )  # fmt: skip
         except Exception as error:  # the program's own, or a UsageError of ours: explore() raises it again

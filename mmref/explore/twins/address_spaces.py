@@ -11,6 +11,7 @@ from mmref.explore.locations import (
     READ,
     WRITE,
     Location,
+    OnceLocation,
     note,
     point,
     point_all,
@@ -44,8 +45,10 @@ class TracedVma(Vma):
 
     __slots__ = ("at_anon_vma", "at_uffd")
 
-    anon_vma = SharedField(Vma, "anon_vma")
-    uffd = SharedField(Vma, "uffd")
+    # Is set under page_table_lock; READ_ONCE() in retract_page_tables(), mm/khugepaged.c.
+    anon_vma = SharedField(Vma, "anon_vma", OnceLocation)
+    # Changes under mmap_lock held exclusively; collapse_file() looks with i_mmap_rwsem alone.
+    uffd = SharedField(Vma, "uffd", OnceLocation)
 
     def __str__(self) -> str:
         return f"VMA at page {self.vm_pgoff}"

@@ -15,7 +15,9 @@ from mmref.explore.locations import (
     UNLOCK,
     UNSHARE,
     WRITE,
+    FieldLocation,
     Location,
+    LockLocation,
     SpinLocation,
     note,
     point,
@@ -65,7 +67,7 @@ class TracedRwSem(RwSem):
 
     def __init__(self, name: str = "rwsem") -> None:
         super().__init__(name)
-        self.at_lock = Location(name)
+        self.at_lock = LockLocation(name)
         self.queued = 0
 
     def _no_writer(self) -> bool:
@@ -156,9 +158,16 @@ class SharedField:
     """A field of a plain class, shadowed so that reading and writing it are accesses.
 
     The value stays where the plain class keeps it, in its slot.
+
+    Args:
+        owner: the plain class.
+        name: the field.
+        kind: what its accesses may race with: `FieldLocation` (an atomic_t, or smp_load_acquire() and
+            smp_store_release()), `OnceLocation`, `MarkedLocation` or `PlainLocation`.
     """
 
-    def __init__(self, owner: type, name: str) -> None:
+    def __init__(self, owner: type, name: str, kind: type[Location] = FieldLocation) -> None:
+        self.kind = kind
         self.plain = slot_of(owner, name)
         self.name = name
         self.at = "at_" + name
@@ -174,7 +183,7 @@ class SharedField:
     def __set__(self, instance: Any, value: object) -> None:
         where = getattr(instance, self.at, None)
         if where is None:  # the constructor of the plain class
-            where = Location((instance, "." + self.name))
+            where = self.kind((instance, "." + self.name))
             setattr(instance, self.at, where)
         else:
             point(where, WRITE, self.name)

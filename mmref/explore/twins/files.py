@@ -9,6 +9,8 @@ from mmref.explore.locations import (
     INC,
     WRITE,
     Location,
+    OnceLocation,
+    PlainLocation,
     note,
     point,
 )
@@ -29,8 +31,9 @@ class TracedAddressSpace(AddressSpace):
     __slots__ = ("at_nr_thps", "at_nrpages")
 
     at_nr_thps: Location
-    nrpages = SharedField(AddressSpace, "nrpages")
-    nr_thps = SharedField(AddressSpace, "nr_thps")
+    # Changes under xa_lock; READ_ONCE() in shmem_recalc_inode(), mm/shmem.c.
+    nrpages = SharedField(AddressSpace, "nrpages", OnceLocation)
+    nr_thps = SharedField(AddressSpace, "nr_thps")  # an atomic_t
 
     def __str__(self) -> str:
         return "mapping"
@@ -51,12 +54,13 @@ class TracedShmemInode(ShmemInode):
 
     __slots__ = ("at_alloced", "at_i_blocks", "at_i_private", "at_i_size", "at_swapped")
 
-    i_size = SharedField(ShmemInode, "i_size")
-    alloced = SharedField(ShmemInode, "alloced")
-    swapped = SharedField(ShmemInode, "swapped")
-    i_blocks = SharedField(ShmemInode, "i_blocks")
+    i_size = SharedField(ShmemInode, "i_size")  # i_size_read() acquires, i_size_write() releases: include/linux/fs.h
+    alloced = SharedField(ShmemInode, "alloced", PlainLocation)  # under info->lock
+    swapped = SharedField(ShmemInode, "swapped", OnceLocation)  # READ_ONCE() in shmem_swap_usage(), mm/shmem.c
+    i_blocks = SharedField(ShmemInode, "i_blocks", OnceLocation)  # generic_fillattr(), fs/stat.c, takes no i_lock
     counter_class = TracedCounter
-    i_private = SharedField(ShmemInode, "i_private")
+    # Changes under i_lock; shmem_fault(), mm/shmem.c, looks before it takes that.
+    i_private = SharedField(ShmemInode, "i_private", OnceLocation)
 
     def __str__(self) -> str:  # not __repr__(), which reads a traced field
         return self.name
@@ -68,9 +72,9 @@ class TracedRegularInode(RegularInode):
     __slots__ = ("at_i_blocks", "at_i_size", "at_i_writecount")
 
     at_i_writecount: Location
-    i_size = SharedField(RegularInode, "i_size")
-    i_blocks = SharedField(RegularInode, "i_blocks")
-    i_writecount = SharedField(RegularInode, "i_writecount")
+    i_size = SharedField(RegularInode, "i_size")  # as in the above
+    i_blocks = SharedField(RegularInode, "i_blocks", OnceLocation)
+    i_writecount = SharedField(RegularInode, "i_writecount")  # an atomic_t
 
     def __str__(self) -> str:  # not __repr__(), which reads a traced field
         return self.name

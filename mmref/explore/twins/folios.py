@@ -17,6 +17,9 @@ from mmref.explore.locations import (
     UNLOCK,
     WRITE,
     Location,
+    LockLocation,
+    MarkedLocation,
+    PlainLocation,
     hold,
     let_go,
     note,
@@ -55,7 +58,7 @@ class TracedFolio(Folio):
     )
 
     def __init__(self, allocator: PageAllocator, pfn: int, order: int) -> None:
-        self.at_lock = Location((self, " lock"))
+        self.at_lock = LockLocation((self, " lock"))
         self.at_ref = Location((self, " refcount"))
         self.at_mapcount = Location((self, " mapcount"))
         self.at_flags: dict[int, Location] = {}
@@ -71,7 +74,7 @@ class TracedFolio(Folio):
     def __str__(self) -> str:
         return folio_text(self)
 
-    mapping = SharedField(Folio, "mapping")
+    mapping = SharedField(Folio, "mapping", PlainLocation)  # under the folio lock
 
     def check_alive(self, access: str) -> None:
         """Report a use of this folio after it was freed."""
@@ -270,7 +273,7 @@ class TracedFolio(Folio):
     def _at_page(self, page: int) -> Location:
         where = self.at_content.get(page)
         if where is None:
-            where = self.at_content[page] = Location((self, f" page {page}"), self.page_ids[page])
+            where = self.at_content[page] = MarkedLocation((self, f" page {page}"), self.page_ids[page])
         return where
 
     def at_bytes(self, offset: int, length: int, mode: int) -> list[tuple[Location, int]]:
