@@ -62,24 +62,34 @@ class Races:
 
     def performed(self, cpu: ExploredCpu, mode: Mode) -> DataRace | None:
         """Take note of an access that is about to be performed; return the race that it completes, if any."""
+        location = cpu.location
+        if mode == READ and cpu.more is None and location.access == ATOMIC and location not in self._released:
+            return None
         clock = self._clocks.get(cpu.id)
         if clock is None:
             clock = self._clocks[cpu.id] = [0] * len(cpu.run.cpus)
             clock[cpu.id] = 1
+        if cpu.more is None:
+            return self._access(cpu, clock, location, mode)
         found = None
-        for location, how in ((cpu.location, mode),) if cpu.more is None else cpu.made():
-            access = location.access
-            if access in (ATOMIC, LOCKED):
-                self._synchronise(cpu, clock, location, how)
-            elif access != MARKED:
-                found = self._check(cpu, clock, location, how) or found
+        for location, how in cpu.made():
+            found = self._access(cpu, clock, location, how) or found
         return found
+
+    def _access(self, cpu: ExploredCpu, clock: Clock, location: Location, mode: Mode) -> DataRace | None:
+        access = location.access
+        if access >= ONCE:
+            return self._check(cpu, clock, location, mode)
+        if access != MARKED:
+            self._synchronise(cpu, clock, location, mode)
+        return None
 
     def _synchronise(self, cpu: ExploredCpu, clock: Clock, location: Location, mode: Mode) -> None:
         """Acquire what the operation depends on, and release."""
         released = self._released.get(location)
-        blind = mode == WRITE and overwrites(cpu, location)
-        if released is not None and not blind and not (mode == READ and location.access == LOCKED):
+        if released is not None and not (
+            location.access == LOCKED if mode == READ else mode == WRITE and overwrites(cpu, location)
+        ):
             depends = CONFLICTS[mode]
             for other, since in released.items():
                 if depends >> other & 1:
@@ -92,7 +102,9 @@ class Races:
         elif mode not in released:
             released[mode] = clock[:]
         else:
-            released[mode] = [max(times) for times in zip(released[mode], clock, strict=True)]
+            since = released[mode]
+            for at, time in enumerate(clock):
+                since[at] = max(since[at], time)
         clock[cpu.id] += 1
 
     def _check(self, cpu: ExploredCpu, clock: Clock, location: Location, mode: Mode) -> DataRace | None:

@@ -66,8 +66,8 @@ class Greenlet(Protocol):
         """Go on with this greenlet by raising an exception there."""
 
 
-Place = tuple[Frame, ...]
-"""Where something happens: a function, and the one that calls it."""
+Place = tuple[tuple[CodeType, int], ...]
+"""Where something happens: the code and the line of a function, and those of the one that calls it."""
 
 
 class _Unwind(BaseException):
@@ -236,11 +236,16 @@ class ExploredCpu(Cpu):
     def place(self) -> Place:
         """Return where the pending operation is in the code, and from where that is called."""
         frame: FrameType | None = self.greenlet.gr_frame or sys._getframe(1)
-        places: list[Frame] = []
-        while frame is not None and frame.f_code is not WORK_CODE and len(places) < 2:
+        places: list[tuple[CodeType, int]] = []
+        while frame is not None and len(places) < 2:
             code = frame.f_code
-            if not code.co_filename.startswith(ENGINE_FILES):
-                places.append((code.co_qualname, code.co_filename, frame.f_lineno))
+            explored = _EXPLORED.get(code)
+            if explored is None:
+                explored = _EXPLORED[code] = not code.co_filename.startswith(ENGINE_FILES)
+            if explored:
+                places.append((code, frame.f_lineno))
+            elif code is WORK_CODE:
+                break
             frame = frame.f_back
         return tuple(places)
 
@@ -330,6 +335,8 @@ def call_stack(depth: int) -> tuple[Frame, ...]:
 ENGINE_FILES = (__file__.rpartition("/")[0], sync.__file__)
 """Where code is not what is explored: this package, and the locks."""
 
+_EXPLORED: dict[CodeType, bool] = {}
+
 
 def place_text(function: str, file: str, line: int) -> str:
     """Name a place in the code for a report; files below the working directory are named from there."""
@@ -339,7 +346,8 @@ def place_text(function: str, file: str, line: int) -> str:
 
 def places_text(places: Place) -> str:
     """Name a place in the code, and from where it was called, for a report."""
-    return ", called at ".join(place_text(*place) for place in places) or "an unknown place"
+    texts = [place_text(code.co_qualname, code.co_filename, line) for code, line in places]
+    return ", called at ".join(texts) or "an unknown place"
 
 
 class Run:
