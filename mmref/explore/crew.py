@@ -18,9 +18,9 @@ from mmref.explore.work import Job, Piece, do_piece, take_back
 
 __all__ = ["Crew"]
 
-_FIRST_SECONDS = 0.03
-"""For how long a worker explores while there is too little to share out."""
-_SECONDS = 0.3
+_FIRST_SECONDS = 0.05
+"""For how long a worker explores while there is too little to share out, in seconds of its own time."""
+_SECONDS = 0.6
 _PATIENCE = 5.0
 """For how many seconds the work under way is waited for when the search is left."""
 

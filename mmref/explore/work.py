@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
+from time import thread_time
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
@@ -193,17 +193,17 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
         job: what is explored.
         states: the way to the unit, and the unit's stack.
         root: the length of the way.
-        seconds: how long, but always at least one execution.
+        seconds: how long, not counting what other threads and processes do; but always at least one execution.
         runs: the most executions, if there is a limit.
     """
     engine = dpor(job.engine)
     engine.restore(states, root)
     outcome = Outcome()
-    end = monotonic() + seconds
+    end = thread_time() + seconds
     with Interrupt() as interrupt:
 
         def enough() -> bool:
-            return interrupt.pressed or monotonic() > end or (runs is not None and outcome.runs >= runs)
+            return interrupt.pressed or thread_time() > end or (runs is not None and outcome.runs >= runs)
 
         try:
             done = work(
