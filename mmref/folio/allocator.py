@@ -38,6 +38,7 @@ class PageAllocator:
     Attributes:
         allocated: pages in use.
         poison: what the content of a free page is.
+        uptodate_has_barrier: its folios' content is seen before it is marked uptodate; false only in the museum.
     """
 
     def __init__(self, lru: Lru, page_size: int = 4096, folio_class: type[Folio] = Folio) -> None:
@@ -47,6 +48,7 @@ class PageAllocator:
         self._folio_class = folio_class
         self._free: dict[tuple[int, int], dict[int, list[Folio]]] = {}  # (order, node) -> CPU -> last freed last
         self.poison = bytes((POISON,)) * page_size
+        self.uptodate_has_barrier = True
         self._next_pfn = 0
         self._failures = 0
         self._until_failure = 0

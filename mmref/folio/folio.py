@@ -260,7 +260,8 @@ class Folio:
 
         Whoever sees the flag sees the content, too.
         """
-        smp_wmb()
+        if self.allocator.uptodate_has_barrier:
+            smp_wmb()
         self.set_flag(PG_UPTODATE)
 
     def test_dirty(self) -> bool:

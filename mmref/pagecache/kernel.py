@@ -47,6 +47,8 @@ class KernelRules:
             55fc0d917467 (v5.16).
         purge_spares_copies: and leaves private copies mapped. Linux 8468e937df1f (v5.16).
         split_counts_thps: splitting a huge page of such a file lowers nr_thps. Linux 1ca7554d05ac (v5.15).
+        writers_are_ordered: get_write_access() is fully ordered: who looks for huge pages next has been counted.
+        uptodate_has_barrier: folio_mark_uptodate() lets the content be seen before the flag, by smp_wmb().
         shadows_are_split: a small folio that is put over the shadow of a huge one takes the place of one page alone.
             Linux 198b62f83eef (v5.9).
     """
@@ -67,6 +69,8 @@ class KernelRules:
     purge_locks: bool = True
     purge_spares_copies: bool = True
     split_counts_thps: bool = True
+    writers_are_ordered: bool = True
+    uptodate_has_barrier: bool = True
     shadows_are_split: bool = True
 
 

@@ -52,6 +52,7 @@ class Memory:
         self.lock_class = lock_class
         self.lru = Lru(lock_class, self.rules.pagevec_size)
         self.allocator = allocator_class(self.lru, page_size, folio_class)
+        self.allocator.uptodate_has_barrier = self.rules.uptodate_has_barrier
         self.vmstat = VmStat()
         self.swap: SwapDevice | None = None
         self.numa_nodes = numa_nodes

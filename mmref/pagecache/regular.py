@@ -173,7 +173,9 @@ class RegularInode(Inode):
         Raises:
             OSError: ETXTBSY: the file is being executed.
         """
-        if not self.writecount_inc():
+        if not self.memory.rules.writers_are_ordered:
+            self.writecount_add(1)
+        elif not self.writecount_inc():
             raise OSError(ETXTBSY, f"{self.name} is being executed")
 
     def put_write_access(self) -> None:
