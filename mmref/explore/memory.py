@@ -126,6 +126,11 @@ class StoreBuffer(ExploredCpu):
         self.stores: deque[Store] = deque()
         self.prepare(run, name, lambda: None)
 
+    @property
+    def issued(self) -> int:
+        """The position of the owner's last event before the oldest store; -1 if there is none."""
+        return self.stores[0].issued
+
 
 class _Owner:
     """What is known about the stores of a CPU.
@@ -321,8 +326,8 @@ class StoreBuffers:
     def joins(self, cpu: ExploredCpu) -> tuple[int, ...]:
         """Return the positions of what the next operation of a CPU or buffer comes after."""
         found = tuple([store.position for store in self._needs.get(cpu.id, ())])
-        if isinstance(cpu, StoreBuffer) and cpu.stores[0].issued >= 0:
-            return (cpu.stores[0].issued, *found)
+        if isinstance(cpu, StoreBuffer) and cpu.issued >= 0:
+            return (cpu.issued, *found)
         return found
 
     def choose(self, cpu: ExploredCpu) -> None:

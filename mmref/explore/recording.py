@@ -28,13 +28,14 @@ class Event:
         value: what the operation reported through `note()`.
         stack: calls from the CPU's entry function inwards.
         waited: whether the CPU could not have gone on at once when it came to this operation.
+        issued: of a store that has waited in a buffer: the step after which its CPU has issued it.
     """
 
-    __slots__ = ("cpu", "label", "location", "mode", "stack", "step", "value", "waited")
+    __slots__ = ("cpu", "issued", "label", "location", "mode", "stack", "step", "value", "waited")
 
     def __init__(
         self, *, step: int, cpu: int, label: str, location: str, mode: str, stack: tuple[Frame, ...],
-        waited: bool,
+        waited: bool, issued: int | None = None,
     ) -> None:  # fmt: skip
         self.step = step
         self.cpu = cpu
@@ -43,6 +44,7 @@ class Event:
         self.mode = mode
         self.stack = stack
         self.waited = waited
+        self.issued = issued
         self.value: object = None
 
 
@@ -63,5 +65,6 @@ class Recorder:
         location = cpu.location
         self.events.append(
             Event(step=step, cpu=cpu.id, label=cpu.label or MODE_NAMES[mode], location=location.name,
-                  mode=MODE_NAMES[mode], stack=cpu.stack, waited=cpu.waited)
+                  mode=MODE_NAMES[mode], stack=cpu.stack, waited=cpu.waited,
+                  issued=getattr(cpu, "issued", None))
         )  # fmt: skip

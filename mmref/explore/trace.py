@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One execution as data: what every view shows, what is written to a file, what `replay()` checks against.
 
-The JSON schema, version 1 (every key but "pair" is required):
+The JSON schema, version 1 (every key but "pair", "stores_from" and "issued" is required):
 
     {"mmref_trace": 1,
      "program": name, "spec": what rebuilds the program ("" if nothing does), "schedule": schedule string,
@@ -12,7 +12,12 @@ The JSON schema, version 1 (every key but "pair" is required):
      "aftermath": [events as above, steps counted on: what the other CPUs did after a finding],
      "pair": null, or {"first": event, "second": event, "schedule": schedule string}: the two accesses whose order makes
          the difference, and the schedule of an execution in which they come the other way round and nothing is wrong.
-         They are events of the execution or of its aftermath, or, with step -1, what a CPU still waits to do.}
+         They are events of the execution or of its aftermath, or, with step -1, what a CPU still waits to do,
+     "stores_from": under a weak memory model, the number of CPUs: those in "cpus" from there on are store buffers, in
+         the order of the CPUs, over and over again; 0 otherwise}
+
+An event of a store buffer has the key "issued", too: the step after which its CPU has issued the store, -1 if it was
+before all of that CPU's steps.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ class TraceEvent:
     value: JsonValue = None
     waited: bool = False
     stack: tuple[Frame, ...] = ()
+    issued: int | None = None
 
     @property
     def where(self) -> str:
@@ -91,6 +97,11 @@ class Trace:
     verdict: Verdict = field(default=Verdict("holds"))
     aftermath: tuple[TraceEvent, ...] = ()
     pair: RacingPair | None = field(default=None, compare=False)  # an explanation, no part of what happened
+    stores_from: int = 0
+
+    def owner(self, cpu: int) -> int:
+        """Return the number of the CPU itself, or of the one whose store buffer it is."""
+        return cpu if not self.stores_from else cpu % self.stores_from
 
     @classmethod
     def of(cls, run: Run, recorder: Recorder, program: str, spec: str, aftermath: Sequence[Event] = ()) -> Trace:
@@ -101,7 +112,10 @@ class Trace:
         further = tuple(frozen_event(event) for event in aftermath)
         count = max((event.cpu + 1 for event in (*events, *further)), default=0)
         names = run.names[: max(count, len(run.execution.names))]
-        return cls(program, spec, schedule, tuple(names), events, Verdict.of(run), further)
+        stores_from = 0 if run.buffers is None else run.real
+        while len(names) < count:  # store buffers that came into use after the finding
+            names.append(f"{names[len(names) % stores_from]}'s stores {len(names) // stores_from - 1}")
+        return cls(program, spec, schedule, tuple(names), events, Verdict.of(run), further, stores_from=stores_from)
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the trace as JSON text."""
@@ -121,6 +135,7 @@ class Trace:
                 "first": _event_data(self.pair.first), "second": _event_data(self.pair.second),
                 "schedule": str(self.pair.schedule),
             },
+            "stores_from": self.stores_from,
         }  # fmt: skip
         import json  # not needed to explore
 
@@ -153,6 +168,9 @@ class Trace:
             reader.event(item, step, len(cpus))
             for step, item in enumerate(reader.get(top, "aftermath", list), start=len(events))
         )
+        stores_from = reader.check(top.get("stores_from", 0), int, "'stores_from'")
+        if not 0 <= stores_from <= len(cpus):
+            raise UsageError(f"{source} is not a valid mmref trace: store buffers from CPU {stores_from} on")
         verdict = reader.mapping(top.get("verdict"), "verdict")
         cpu = verdict.get("cpu")
         return cls(
@@ -161,7 +179,7 @@ class Trace:
                 reader.get(verdict, "kind", str), reader.get(verdict, "id", str),
                 reader.get(verdict, "detail", str), None if cpu is None else reader.check(cpu, int, "cpu"),
             ),
-            aftermath, reader.pair(top.get("pair"), len(cpus)),
+            aftermath, reader.pair(top.get("pair"), len(cpus)), stores_from,
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -228,14 +246,15 @@ class _Reader:
             stack.append((frame[0], frame[1], frame[2]))
         if "value" not in data:
             raise UsageError(f"{self._source} is not a whole mmref trace: event {step} has no 'value'")
+        issued = None if data.get("issued") is None else self.get(data, "issued", int)
         return TraceEvent(
             step, cpu, self.get(data, "label", str), self.get(data, "location", str),
-            self.get(data, "mode", str), data["value"], self.get(data, "waited", bool), tuple(stack),
+            self.get(data, "mode", str), data["value"], self.get(data, "waited", bool), tuple(stack), issued,
         )  # fmt: skip
 
 
 def _event_data(event: TraceEvent) -> dict[str, object]:
-    return {
+    data: dict[str, object] = {
         "step": event.step,
         "cpu": event.cpu,
         "label": event.label,
@@ -245,13 +264,16 @@ def _event_data(event: TraceEvent) -> dict[str, object]:
         "waited": event.waited,
         "stack": [list(frame) for frame in event.stack],
     }
+    if event.issued is not None:
+        data["issued"] = event.issued
+    return data
 
 
 def frozen_event(event: Event) -> TraceEvent:
     """Return a recorded event in the form in which a trace has it."""
     value = _as_json(event.value)
     return TraceEvent(event.step, event.cpu, event.label, event.location, event.mode, value, event.waited,
-                      event.stack)  # fmt: skip
+                      event.stack, event.issued)  # fmt: skip
 
 
 def _brief(value: object) -> str:

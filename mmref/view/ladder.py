@@ -3,7 +3,8 @@
 
 An execution has hundreds of accesses; a ladder shows those that make the story. Kept are the pairs of accesses
 of different CPUs whose order mattered, and what the CPU that found something wrong saw. Each is shown as the
-call of the kernel function that it belongs to, below the calls that led there.
+call of the kernel function that it belongs to, below the calls that led there. A store that has waited in a store
+buffer stands where it was issued, and again, in parentheses, where it became visible.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from mmref.explore.locations import CONFLICTS, MODE_NAMES
 from mmref.explore.trace import Trace, TraceEvent
 from mmref.view.kernel_names import kernel_name
+from mmref.view.stores import Telling, told
 
 __all__ = ["WIDTH", "calls_of", "headline", "ladder", "text_of"]
 
@@ -49,6 +51,8 @@ def ladder(trace: Trace) -> str:
     Args:
         trace: one execution, from `explore().counterexample` or `replay()`.
     """
+    telling = told(trace)
+    trace = telling.trace
     column = WIDTH // len(trace.cpus) + 1
     plain = [f"CPU {number}" for number in range(len(trace.cpus))]
     heads = [one if name == one else f"{one} ({name})" for one, name in zip(plain, trace.cpus, strict=True)]
@@ -56,7 +60,7 @@ def ladder(trace: Trace) -> str:
         "".join(head.ljust(column) for head in heads).rstrip(),
         "".join(("-" * len(head)).ljust(column) for head in heads).rstrip(),
     ]
-    for line in [*_folded(_story(trace)), *_outcome(trace), *_too_late(trace)]:
+    for line in [*_folded(_story(telling)), *_outcome(trace), *_too_late(trace)]:
         room = WIDTH - line.cpu * column if line.cpu == len(trace.cpus) - 1 else column - 1
         indent = "  " * line.depth
         hanging = " " if line.text.startswith("(") else "  "
@@ -67,6 +71,7 @@ def ladder(trace: Trace) -> str:
 
 def headline(trace: Trace) -> str:
     """Say in kernel terms who gets in whose way, in one line."""
+    trace = told(trace).trace
     calls = []
     for cpu, name in enumerate(trace.cpus):
         names = [call for event in trace.events if event.cpu == cpu for call in calls_of(event)[:1]]
@@ -94,15 +99,16 @@ def _too_late(trace: Trace) -> list[Line]:
     return list(lines.values())
 
 
-def _story(trace: Trace) -> list[Line]:
+def _story(telling: Telling) -> list[Line]:
     """Return the calls that make the story, each below the calls that led to it."""
+    trace = telling.trace
     relevant = _relevant(trace)
     lines: list[Line] = []
     shown: dict[int, list[str]] = {}  # per CPU: the calls that the last line stands below
     last: dict[int, object] = {}  # per CPU: which call the last access belonged to
     for event in trace.events:
         calls = calls_of(event)
-        text = text_of(event, calls)
+        text = telling.mark(event, text_of(event, calls))
         path = [call for call in calls[:2] if call != text.partition("(")[0]]
         same_call = last.get(event.cpu) == (identity := _identity(event, calls))
         last[event.cpu] = identity

@@ -21,16 +21,17 @@ def pair_lines(trace: Trace) -> list[str]:
     """
     if trace.pair is None:
         return []
-    return [_line(event) for event in (trace.pair.first, trace.pair.second)]
+    return [_line(trace, event) for event in (trace.pair.first, trace.pair.second)]
 
 
-def _line(event: TraceEvent) -> str:
+def _line(trace: Trace, event: TraceEvent) -> str:
     calls = calls_of(event)
     text = text_of(event, calls)
     inside = next((name for name in reversed(calls) if name != text.partition("(")[0]), "")
     inside = f" in {inside}()" if inside else ""
     place = _place(event)
-    return f"CPU {event.cpu}: {text}{inside}" + (f", {place}" if place else "")
+    who = f"CPU {trace.owner(event.cpu)}" + ("'s stores" if event.cpu != trace.owner(event.cpu) else "")
+    return f"{who}: {text}{inside}" + (f", {place}" if place else "")
 
 
 def _place(event: TraceEvent) -> str:
