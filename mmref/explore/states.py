@@ -2,77 +2,74 @@
 """Search over visited states: an execution is cut where it comes to a state that has been met before.
 
 Stateless search runs every trace; where many traces meet in few states (a loop over pages has 10 traces to the power
-of the number of pages), it explodes. This engine keeps the states instead: the values of all locations, the
-objects that the CPUs' code shares, and each CPU's local state (`local_state.py`).
+of the number of pages), it explodes. This engine keeps the states instead: everything that the CPUs share
+(`canonical.py`), and where each CPU's code stands (`frames.py`).
 
 Source sets would be unsound here, for a cut execution shows no races. Sleep sets are sound, if each state remembers
 with which sleep set it was explored, and on a later visit those CPUs are explored that slept then and do not sleep
 now (Godefroid 1996). They leave out no state, only ways to it that lead to known ones.
 
-What has no key (a location whose class has no `snapshot()`, an object that hides its state) is refused, never
-merged.
+What has no key among the things that CPUs share is refused, never merged. Where a CPU's code stands cannot always be
+told; the state is then known as the one that this step leads to from that state, and is met again only on that way.
 """
 
 from __future__ import annotations
 
 import sys
-from types import FrameType
+from itertools import pairwise
+from types import CodeType
 
 from mmref.errors import UsageError
+from mmref.explore.canonical import Canon, NoKeyError, Section
 from mmref.explore.errors import NondeterministicProgram
-from mmref.explore.local_state import Key, NoKeyError, Positions, key_of
+from mmref.explore.frames import EvaluationStacks
 from mmref.explore.locations import Location, Mode
-from mmref.explore.scheduler import WORK_CODE, ExploredCpu, Run
+from mmref.explore.scheduler import COMPLETE, WORK_CODE, ExploredCpu, Run
 from mmref.explore.sleep import still_asleep
 
 __all__ = ["StateSearch"]
 
-_Local = tuple[int, tuple[Key, ...]]
-"""Number of a key of a CPU's call stack, and what the CPU has seen since it was in that state."""
-
+_NEXT_CODE = Run._next.__code__
+_ENGINE_CODE: dict[int, CodeType] = {}
 _ENGINE_FILES = tuple(__file__.rpartition("/")[0] + name for name in ("/locations.py", "/scheduler.py", "/states.py"))
-
-
-class _State:
-    """A state of the execution under way: the CPUs still to try (the last one is under way), and the local states."""
-
-    __slots__ = ("choices", "locals", "observed", "sleep")
-
-    def __init__(self, choices: list[int], locals: tuple[_Local, ...], sleep: int) -> None:
-        self.choices = choices
-        self.locals = locals
-        self.sleep = sleep
-        self.observed: Key = None
-
 
 class StateSearch:
     """The chooser that goes on in every direction from every state, once.
 
+    A state has a number, in the order of discovery. A *branch* is a CPU that has yet to be tried in a state.
+
     Attributes:
-        visited: the keys of the states met so far, each with the CPUs that slept on every visit.
+        visited: the key of each state -> its number.
     """
 
     name = "states"
 
     def __init__(self) -> None:
         self.replayed = 0
-        self.visited: dict[Key, int] = {}
-        self._states: list[_State] = []
-        self._numbers: dict[Key, int] = {}
-        self._positions = Positions()
-        self._depth = 0
-        self._sleep = 0
-        self._run: Run | None = None
+        self.visited: dict[bytes, int] = {}
+        self._came: list[tuple[int, int]] = []  # by state: where it was first reached from, and by whose step
+        self._slept: list[int] = []  # by state: the CPUs that slept on every visit
+        self._branches: list[tuple[int, int, int]] = []  # state, CPU, who sleeps then
+        self._canon = Canon()
+        self._stacks = EvaluationStacks()
         self._with_waits = False  # whether what a CPU may wait for in cpu_relax() is part of its state
         self._restart = False
+        self._reached: list[int] = []  # the addresses of the objects that the CPUs' functions lead to
+        self._further: list[Location] = []  # what set-up code has created besides, and holds something
+        self._shared: list[int] = []  # the addresses of the objects that all CPUs can reach
+        self._places: dict[int, Section] = {}  # by CPU: where its code stood when that was last walked
+        # Of the execution under way:
+        self._prefix: list[int] = []  # the way to the branch that is explored, with its step
+        self._depth = 0
+        self._state = -1  # the last state that has been arrived at; -1 before the first
+        self._mover = -1  # whose step is the next from there
+        self._sleep = 0  # who sleeps there
 
     def choose(self, run: Run) -> int:
         """Follow the prefix; after it, stop in a known state, else try the running CPU first."""
         depth = self._depth
-        states = self._states
-        self._run = run
-        if depth < len(states):
-            choice = states[depth].choices[-1]
+        if depth < len(self._prefix):
+            choice = self._prefix[depth]
             if not run.unfinished >> choice & 1 or (run.guarded >> choice & 1 and not run.cpus[choice].ready()):
                 raise NondeterministicProgram(
                     f"the program is not deterministic: CPU {choice} cannot go on at step {depth} as it did before"
@@ -81,141 +78,159 @@ class StateSearch:
         if run.relaxed and not self._with_waits:
             self._with_waits = self._restart = True
             return -1
-        local_states = self._local_states(run)
-        key = self._key(run, local_states)
-        enabled = run.enabled()
-        sleep = self._sleep
-        candidates = enabled & ~sleep
-        slept = self.visited.get(key)
-        if slept is not None:
-            candidates &= slept
-            sleep &= slept
-        self.visited[key] = sleep
-        if not candidates:
+        todo = self._arrive(run)
+        if not todo:
             return -1
         current = run.current.id
-        choices = [cpu.id for cpu in run.cpus if candidates & cpu.bit and cpu.id != current]
-        choices.reverse()
-        if candidates >> current & 1:
-            choices.append(current)
-        states.append(_State(choices, local_states, sleep))
-        return choices[-1]
+        choices = [cpu.id for cpu in run.cpus if todo & cpu.bit and cpu.id != current]
+        if todo >> current & 1:
+            choices.insert(0, current)
+        self._mover = choices[0]
+        sleep = self._sleep
+        for before, choice in pairwise(choices):
+            sleep |= 1 << before
+            self._branches.append((self._state, choice, sleep))
+        return choices[0]
 
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
-        """Keep what the CPU is about to see, and pass the sleep set on."""
+        """Pass the sleep set on."""
         self._depth += 1
-        if self._depth == len(self._states):
-            state = self._states[-1]
-            assert self._run is not None
-            self._sleep = still_asleep(self._run, state.sleep, cpu, mode) if state.sleep else 0
-            seen = [(cpu.location.id, _snapshot(cpu.location))]
-            seen.extend((location.id, _snapshot(location)) for location, _ in cpu.more or ())
-            state.observed = tuple(seen)
+        if self._depth >= len(self._prefix) and self._sleep:
+            self._sleep = still_asleep(cpu.run, self._sleep, cpu, mode)
 
-    def _key(self, run: Run, local_states: tuple[_Local, ...]) -> Key:
-        """Return the key of the whole state."""
-        assert run.locations is not None
-        shared = tuple([_snapshot(location) for location in run.locations])
-        try:
-            code = key_of(tuple(run.execution.cpus))
-        except NoKeyError as error:
-            raise _refused(str(error)) from None
-        key: list[Key] = [shared, self._number(code), local_states, run.unfinished]
-        if self._with_waits:
-            for cpu in run.cpus:
-                key.append(tuple((location.id, location.version > step) for location, step in cpu.spin or ()))
-                last = {location.id: location.version > step for location, step in cpu.seen.items()}
-                key.append((cpu.spun, tuple(last.items())))
-        return tuple(key)
-
-    def _local_states(self, run: Run) -> tuple[_Local, ...]:
-        """Return the CPUs' local states; only that of the CPU that made the last step is new."""
-        if not self._states:
-            return tuple(self._local(run, cpu, (-1, ()), None) for cpu in run.cpus)
-        last = self._states[-1]
-        mover = last.choices[-1]
-        local_states = list(last.locals)
-        local_states[mover] = self._local(run, run.cpus[mover], local_states[mover], last.observed)
-        return tuple(local_states)
-
-    def _local(self, run: Run, cpu: ExploredCpu, before: _Local, observed: Key) -> _Local:
-        """Return the local state of a CPU that was in the state `before` and then saw something."""
-        unclear = (before[0], (*before[1], observed))
-        try:
-            if not run.unfinished & cpu.bit:
-                return (self._number(("ended", key_of(cpu.result))), ())
-            stack: list[Key] = []
-            frame = sys._getframe() if cpu is run.current and run.steps else cpu.greenlet.gr_frame
-            while frame is not None and frame.f_code is not WORK_CODE:
-                if not frame.f_code.co_filename.startswith(_ENGINE_FILES):
-                    if not self._positions.clean(frame):
-                        return unclear
-                    stack.append((frame.f_code, frame.f_lasti, _key_of_locals(frame)))
-                frame = frame.f_back
-        except NoKeyError:
-            return unclear
-        return (self._number(tuple(stack)), ())
-
-    def _number(self, key: Key) -> int:
-        """Return a small number that stands for a key."""
-        return self._numbers.setdefault(key, len(self._numbers))
-
-    def finish(self, run: Run) -> bool:  # noqa: ARG002 (part of the interface)
-        """Go on with the next untried CPU of the last state that has one."""
-        states = self._states
-        self._depth = 0
-        self._sleep = 0
+    def finish(self, run: Run) -> bool:
+        """Go on with the branch that was found last."""
         if self._restart:
             # A CPU has called cpu_relax() for the first time: the states so far were not told apart well enough.
             self._restart = False
             self.visited.clear()
-            states.clear()
-            self.replayed = 0
-            return True
-        while states:
-            states[-1].sleep |= 1 << states[-1].choices.pop()
-            if states[-1].choices:
-                self.replayed = len(states) - 1
-                return True
-            states.pop()
-        return False
+            self._came.clear()
+            self._slept.clear()
+            self._branches.clear()
+            state, choice, sleep = -1, -1, 0
+        else:
+            if run.end == COMPLETE and run.finding is None:
+                self._arrive(run)
+            if not self._branches:
+                return False
+            state, choice, sleep = self._branches.pop()
+        self._state, self._mover, self._sleep = state, choice, sleep
+        self._depth = 0
+        self._prefix = []
+        while state >= 0:
+            self._prefix.append(choice)
+            state, choice = self._came[state]
+        self._prefix.reverse()
+        self.replayed = len(self._prefix)
+        self._reached = []
+        self._shared = []
+        return True
 
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
-        return sum(len(state.choices) - 1 for state in self._states)
+        return len(self._branches)
 
     def done(self) -> float:
-        """Return the part of the search that is done, as far as can be told: nobody counts what has been tried."""
+        """Return the part of the search that is done, as far as can be told: nobody knows how many states there are."""
         return 0.0
 
     def left_out(self) -> str:
         """Say by what the search was limited: by nothing."""
         return ""
 
+    def _arrive(self, run: Run) -> int:
+        """Account for the state that has been reached; return the set of CPUs to explore from here."""
+        key = self._key(run)
+        todo = run.enabled() & ~self._sleep
+        state = self.visited.get(key)
+        if state is None:
+            state = self.visited[key] = len(self._came)
+            self._came.append((self._state, self._mover))
+            self._slept.append(self._sleep)
+        else:
+            todo &= self._slept[state]
+            self._slept[state] = self._sleep = self._sleep & self._slept[state]
+        self._state = state
+        return todo
 
-def _key_of_locals(frame: FrameType) -> Key:
-    """Return the key of a frame's variables. What an entry function closes over is in the key of the whole state."""
-    values = frame.f_locals
-    closed = frame.f_code.co_freevars
-    if closed and frame.f_back is not None and frame.f_back.f_code is WORK_CODE:
-        return tuple([key_of(value) for name, value in values.items() if name not in closed])
-    return tuple([key_of(value) for value in values.values()])
+    # The key of a state ------------------------------------------------------------------------------------
 
+    def _key(self, run: Run) -> bytes:
+        """Return what stands for the state: what the CPUs share, and where the code of each is."""
+        canon = self._canon
+        execution = run.execution
+        try:
+            for cpu in execution.cpus:
+                canon.add(cpu)
+            canon.add(execution.on_step)
+            canon.add(execution.at_rest)
+            reached = canon.objects()
+            if reached != self._reached:
+                self._reached = reached
+                self._further = [location for location in run.locations or ()
+                                 if type(location) is not Location and not location.id & 255 and location not in canon]
+            for location in self._further:
+                canon.add(location)
+        except NoKeyError as error:
+            canon.restart()
+            raise UsageError(
+                f"the states of this program cannot be told apart ({error}): use engine 'source' or 'optimal'"
+            ) from None
+        try:
+            self._add_places(run)
+        except NoKeyError:
+            self._places.clear()
+            canon.restart()
+            canon.add(("after", self._state, self._mover))
+        return canon.digest()
 
-def _snapshot(location: Location) -> Key:
-    """Return the value of a location as a key."""
-    snapshot = getattr(location, "snapshot", None)
-    if snapshot is None:
-        raise _refused(f"{location.name} is a {type(location).__name__}, which has no snapshot()")
-    value = snapshot()
-    kind = type(value)
-    if kind is int or kind is str or value is None:
-        return value
-    try:
-        return key_of(value)
-    except NoKeyError as error:
-        raise _refused(f"the value of {location.name}: {error}") from None
+    def _add_places(self, run: Run) -> None:
+        """Walk where the CPUs' code stands. What only a CPU itself refers to changes only by its steps."""
+        canon = self._canon
+        shared = canon.objects()
+        if shared != self._shared:
+            self._shared = shared
+            self._places.clear()
+        elif run.steps:
+            self._places.pop(run.choices[-1], None)
+        for cpu in run.cpus:
+            start = canon.begin_section(cpu.id + 1)
+            known = self._places.get(cpu.id)
+            if known is None or not canon.repeat(known):
+                self._add_place(run, cpu)
+                self._places[cpu.id] = canon.section(start)
+        if canon.crossed:
+            self._places.clear()
+        if self._with_waits:
+            self._add_waits(run)
 
+    def _add_place(self, run: Run, cpu: ExploredCpu) -> None:
+        """Walk where a CPU's code stands."""
+        canon = self._canon
+        if not run.unfinished & cpu.bit:
+            canon.add(("ended", cpu.result))
+            return
+        frame = cpu.greenlet.gr_frame
+        if frame is None:  # it is the one that asks
+            frame = sys._getframe()
+            while frame.f_code is not _NEXT_CODE and frame.f_back is not None:
+                frame = frame.f_back
+        called = None
+        while frame is not None and frame.f_code is not WORK_CODE:
+            code = frame.f_code
+            if id(code) not in _ENGINE_CODE:
+                if code.co_filename.startswith(_ENGINE_FILES):
+                    _ENGINE_CODE[id(code)] = code
+                else:
+                    stack = self._stacks.read(frame, called)
+                    if stack is None:
+                        raise NoKeyError(f"{code.co_qualname}() is called by something that does not show its state")
+                    canon.frame(frame, stack)
+            called, frame = frame, frame.f_back
 
-def _refused(why: str) -> UsageError:
-    return UsageError(f"the states of this program cannot be told apart ({why}): use engine 'source' or 'optimal'")
+    def _add_waits(self, run: Run) -> None:
+        """Walk what the CPUs would wait for in cpu_relax()."""
+        for cpu in run.cpus:
+            for seen in (cpu.spin, cpu.seen) if run.unfinished & cpu.bit else ():
+                last = {location.id: location.version > step for location, step in seen or ()}
+                self._canon.add((cpu.spun, any(last.values()), tuple(sorted(last))))
