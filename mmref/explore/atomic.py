@@ -22,7 +22,7 @@ from mmref.errors import SleepInAtomic
 if TYPE_CHECKING:
     from mmref.explore.scheduler import ExploredCpu
 
-__all__ = ["check_may_sleep", "in_section_since"]
+__all__ = ["check_may_sleep", "in_section_since", "sections"]
 
 
 def check_may_sleep(cpu: ExploredCpu, what: str) -> None:
@@ -43,11 +43,17 @@ def in_section_since(cpu: ExploredCpu) -> int | None:
 
     A section that has had no step yet begins with the next one.
     """
+    return min(sections(cpu), default=None)
+
+
+def sections(cpu: ExploredCpu) -> list[int]:
+    """Return the numbers of the steps with which the sections began that a CPU is in, as `in_section_since()`."""
     begun = [since for location, _, since in cpu.held if location.spins]
     if cpu.rcu_depth:
         begun.append(cpu.rcu_since)
     if not begun:
-        return None
+        return begun
     choices = cpu.run.choices
-    first = min(begun)
-    return next((step for step in range(first, len(choices)) if choices[step] == cpu.id), len(choices))
+    return [
+        next((step for step in range(since, len(choices)) if choices[step] == cpu.id), len(choices)) for since in begun
+    ]

@@ -48,7 +48,7 @@ _CONSTANTS = (
     type, ModuleType, CodeType, MethodDescriptorType, WrapperDescriptorType, GetSetDescriptorType, MemberDescriptorType,
     property, type(Ellipsis), type(NotImplemented),
 )  # fmt: skip
-_ITERATORS = (
+_ITERATORS: tuple[type, ...] = (
     type(iter([])), type(iter(())), type(iter(range(0))), type(iter("")), type(iter(b"")), type(iter({})),
     type(iter({}.values())), type(iter({}.items())), type(iter(set())), type(reversed([])), reversed, enumerate, zip,
     map, filter, itertools.chain, itertools.count, itertools.islice, itertools.repeat,
@@ -114,12 +114,14 @@ class Canon:
         self._contents: dict[bytes, str] = {}
         self._numbers: dict[int, int] = {}
         self._kept: list[object] = []  # the numbered objects, so that no other takes the address of one
+        self._sets: list[set[Any] | frozenset[Any]] = []
         self._own = 0  # the first number of the section
         self._shift = 0  # what to add to the count of objects for a number
         self.crossed = False
 
     def digest(self) -> bytes:
         """End the walk; return 16 bytes that stand for all that was walked."""
+        self.settle()
         found = blake2b(marshal.dumps(self._out, 0), digest_size=16).digest()
         self.restart()
         return found
@@ -129,11 +131,12 @@ class Canon:
         self._out.clear()
         self._numbers.clear()
         self._kept.clear()
+        self._sets.clear()
         self._shift = self._own = 0
         self.crossed = False
 
     def objects(self) -> list[int]:
-        """Return the addresses of the objects that were walked: while they live, the same list means the same objects."""
+        """Return the addresses of the objects that were walked. While they live, equal lists mean the same objects."""
         return list(self._numbers)
 
     def begin_section(self, section: int) -> tuple[int, int]:
@@ -144,6 +147,7 @@ class Canon:
 
     def section(self, start: tuple[int, int]) -> Section:
         """Return what has been walked since `begin_section()`."""
+        self.settle()
         out, kept = start
         return self._out[out:], self._kept[kept:]
 
@@ -295,7 +299,7 @@ class Canon:
             self._out.append("bytearray")
             self._bytes(bytes(value))
 
-    def _dict(self, value: dict[object, object]) -> None:
+    def _dict(self, value: dict[Any, Any]) -> None:
         if not self._seen(value):
             self._out.append(f"{type(value).__name__}{len(value)}")
             self._pairs(value)
@@ -321,12 +325,20 @@ class Canon:
             self._items(value)
         elif all(type(item) in {int, str, bytes} for item in value):
             self._items(sorted(value, key=lambda item: (type(item).__name__, item)))
-        elif all(id(item) in self._numbers for item in value):
-            self._out += sorted(self._numbers[id(item)] for item in value)
         elif all(isinstance(item, enum.Enum | type) for item in value):
             self._items(sorted(value, key=str))
         else:
-            raise NoKeyError("a set of objects that are nowhere else has no order")
+            self._sets.append(value)
+
+    def settle(self) -> None:
+        """Walk the sets of objects that have been put off until their members are known from elsewhere."""
+        sets, numbers = self._sets, self._numbers
+        for members in sets:
+            try:
+                self._out += sorted(numbers[id(member)] for member in members)
+            except KeyError:
+                raise NoKeyError("a set of objects that are nowhere else has no order") from None
+        sets.clear()
 
     def _cell(self, value: CellType) -> None:
         if self._seen(value):
@@ -382,6 +394,7 @@ class Canon:
         marker = f"object {len(walks)}"
         slots = _slots(kind)
         with_dict = kind.__dictoffset__ != 0
+        history = getattr(kind, "history", None) if kind.__module__.startswith(_TWINS) else None
         instruments = kind.__module__.startswith(_TWINS)
         if len(slots) == 1 and not with_dict and content is None:
             only = slots[0]
@@ -405,6 +418,8 @@ class Canon:
             numbers[id(value)] = self._shift + len(numbers)
             kept.append(value)
             append(marker)
+            if history is not None:
+                self.add(history(value))
             for get in slots:
                 try:
                     item = get(value)
@@ -428,7 +443,11 @@ class Canon:
 
 def _is_instrument(name: str) -> bool:
     """Tell whether an attribute of a twin is there for the explorer alone."""
-    return name.startswith("at_") or name in {"at", "ids", "nodes_made"} or name.endswith("_ids")
+    return name.startswith("at_") or name.endswith("_ids") or name in _INSTRUMENTS
+
+
+_INSTRUMENTS = frozenset({"at", "freed", "freed_in", "ids", "nodes_made", "section"})
+"""Locations; and when something happened, in steps: what matters of that is told by `history()`."""
 
 
 def _slots(kind: type) -> list[Callable[[Any], object]]:

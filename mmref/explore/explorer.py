@@ -325,7 +325,11 @@ class _Search:
         else:
             pending, done = tree.pending(), tree.done()
         estimated = round((executions + blocked) / done) if done else None
-        return Progress(executions, blocked, pending, estimated, seconds)
+        return Progress(executions, blocked, pending, estimated, seconds, self._states())
+
+    def _states(self) -> int | None:
+        """Return the number of states visited, if the engine keeps them."""
+        return getattr(self.engine, "states", None) if self.engine.name == "states" else None
 
     def report(self, outcome: Outcome, name: str, spec: str, memory: str, *, shrink_counterexample: bool) -> Report:
         """Account for an exploration that is over."""
@@ -354,4 +358,5 @@ class _Search:
             exhaustive=not self.reason, reason=self.reason, counterexample=trace, found_in=outcome.found_in,
             findings=outcome.findings, steps=outcome.steps, seconds=monotonic() - self.started, frontier=frontier,
             inversions=outcome.lock_orders.inversions(), detect=tuple(sorted(job.detect)),
+            states=self._states(),
         )  # fmt: skip

@@ -73,8 +73,9 @@ class EvaluationStacks:
         if height >= 0:  # it calls a Python function without a C function between
             if height != depth:
                 raise MmrefInternalError(f"{code.co_qualname}: {height} values on the stack, not {depth}")
-        elif check == "call" and not _remembers_nothing(_objects(bottom + 8 * depth, 2), called):
-            return None
+        elif check == "call":
+            if not _remembers_nothing(_objects(bottom + 8 * depth, 2), called):
+                return None
         elif check == "next" and not isinstance(_objects(bottom + 8 * (depth - 1), 1)[0], GeneratorType):
             return None
         return _objects(bottom, depth) if depth else _NOTHING
@@ -90,7 +91,7 @@ def read_suspended(frame: FrameType) -> list[object]:
 
 
 def _evaluation_stack(frame: FrameType) -> tuple[int, int]:
-    """Return the address of the bottom of a frame's evaluation stack, and its height if that is written down; else < 0."""
+    """Return the address of the bottom of a frame's evaluation stack, and its height; < 0 if it is not written down."""
     code = frame.f_code
     known = _VARIABLES.get(id(code))
     if known is None:
@@ -182,5 +183,7 @@ def _depths(code: CodeType, instructions: list[dis.Instruction]) -> dict[int, in
             if instruction.opname in {"RETURN_VALUE", "RAISE_VARARGS", "RERAISE"}:
                 break
             depth += dis.stack_effect(instruction.opcode, argument, jump=False)
+            if instruction.opname == "RETURN_GENERATOR":
+                depth += 1  # from here on it is the generator that runs, and it begins with what it was sent
             index += 1
     return depths

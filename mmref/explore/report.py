@@ -39,6 +39,7 @@ class Report:
             search, or if the engine cannot be resumed.
         inversions: locks that different CPUs take in opposite orders, in whatever execution.
         detect: what has been looked for besides what comes up by itself, of `DETECTORS`.
+        states: the number of different states that were visited, if the engine tells them apart.
     """
 
     program: str
@@ -55,6 +56,7 @@ class Report:
     frontier: Frontier | None = field(default=None, repr=False)
     inversions: tuple[Inversion, ...] = ()
     detect: tuple[str, ...] = ()
+    states: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -68,9 +70,8 @@ class Report:
             kind = self.counterexample.verdict.kind
             word = "RACE" if kind in {"violation", "error"} else kind.upper()
             return f"{word} in execution {self.found_in}"
-        if self.exhaustive:
-            return f"none in {self.executions} executions, exhausted"
-        return f"none in {self.executions} executions, {self.reason}"
+        count = f"{self.executions} executions" if self.states is None else f"{self.states} states"
+        return f"none in {count}, {'exhausted' if self.exhaustive else self.reason}"
 
     def __str__(self) -> str:
         lines = f"{self.program}: {self.verdict} ({self.engine}, {self.blocked} blocked, {self.seconds:.2f} s)"
@@ -127,6 +128,7 @@ class Progress:
         estimated: how many executions there will be in all, judged by how many branches of each state are done; None
             if the engine cannot tell. It is often wrong by a factor, and gets better.
         seconds: since the start.
+        states: different states visited so far, if the engine tells them apart.
     """
 
     executions: int
@@ -134,6 +136,7 @@ class Progress:
     pending: int
     estimated: int | None
     seconds: float
+    states: int | None = None
 
 
 def as_test(trace: Trace, program: str = "") -> str:

@@ -22,7 +22,7 @@ from types import CodeType
 from mmref.errors import UsageError
 from mmref.explore.canonical import Canon, NoKeyError, Section
 from mmref.explore.errors import NondeterministicProgram
-from mmref.explore.frames import EvaluationStacks
+from mmref.explore.frames import READABLE, EvaluationStacks
 from mmref.explore.locations import Location, Mode
 from mmref.explore.scheduler import COMPLETE, WORK_CODE, ExploredCpu, Run
 from mmref.explore.sleep import still_asleep
@@ -32,6 +32,7 @@ __all__ = ["StateSearch"]
 _NEXT_CODE = Run._next.__code__
 _ENGINE_CODE: dict[int, CodeType] = {}
 _ENGINE_FILES = tuple(__file__.rpartition("/")[0] + name for name in ("/locations.py", "/scheduler.py", "/states.py"))
+
 
 class StateSearch:
     """The chooser that goes on in every direction from every state, once.
@@ -45,6 +46,10 @@ class StateSearch:
     name = "states"
 
     def __init__(self) -> None:
+        if not READABLE:
+            raise UsageError(
+                "engine='states' must see where code stands, and knows how to in CPython 3.11 alone: use 'optimal'"
+            )
         self.replayed = 0
         self.visited: dict[bytes, int] = {}
         self._came: list[tuple[int, int]] = []  # by state: where it was first reached from, and by whose step
@@ -126,6 +131,11 @@ class StateSearch:
         self._shared = []
         return True
 
+    @property
+    def states(self) -> int:
+        """The number of states that have been visited."""
+        return len(self.visited)
+
     def pending(self) -> int:
         """Return the number of branches that are known and not yet explored."""
         return len(self._branches)
@@ -167,10 +177,14 @@ class StateSearch:
             reached = canon.objects()
             if reached != self._reached:
                 self._reached = reached
-                self._further = [location for location in run.locations or ()
-                                 if type(location) is not Location and not location.id & 255 and location not in canon]
+                self._further = [
+                    location
+                    for location in run.locations or ()
+                    if type(location) is not Location and not location.id & 255 and location not in canon
+                ]
             for location in self._further:
                 canon.add(location)
+            canon.settle()
         except NoKeyError as error:
             canon.restart()
             raise UsageError(
@@ -210,6 +224,7 @@ class StateSearch:
         if not run.unfinished & cpu.bit:
             canon.add(("ended", cpu.result))
             return
+        canon.add(cpu.rcu_depth)
         frame = cpu.greenlet.gr_frame
         if frame is None:  # it is the one that asks
             frame = sys._getframe()
@@ -231,6 +246,6 @@ class StateSearch:
     def _add_waits(self, run: Run) -> None:
         """Walk what the CPUs would wait for in cpu_relax()."""
         for cpu in run.cpus:
-            for seen in (cpu.spin, cpu.seen) if run.unfinished & cpu.bit else ():
-                last = {location.id: location.version > step for location, step in seen or ()}
-                self._canon.add((cpu.spun, any(last.values()), tuple(sorted(last))))
+            for seen in (cpu.spin or (), cpu.seen.items()) if run.unfinished & cpu.bit else ():
+                changed = any(location.version > step for location, step in seen)
+                self._canon.add((cpu.spun, changed, tuple(sorted(location.id for location, _ in seen))))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from mmref.errors import DoubleFree, InvariantViolation, UseAfterFree
-from mmref.explore.atomic import in_section_since
+from mmref.explore.atomic import in_section_since, sections
 from mmref.explore.locations import (
     READ,
     THREAD,
@@ -67,6 +67,14 @@ class TracedSlots(list[Any]):
             since = in_section_since(run.current)
             if since is None or since >= self.freed:
                 raise UseAfterFree(owner.number(self), access)
+
+    def history(self) -> object:
+        """Return what matters of when the node was freed: who may still use it."""
+        run = THREAD.run
+        if run is None or (self.freed < 0 and not self.freed_in):
+            return None
+        before = tuple([tuple([since < self.freed for since in sections(cpu)]) for cpu in run.cpus])
+        return self.freed >= 0, self.freed_in == self.owner.section, before
 
     def __getitem__(self, offset: Any) -> Any:
         if type(offset) is slice:
