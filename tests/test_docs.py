@@ -60,6 +60,7 @@ def test_findings_show_what_is_printed(capsys):
     for scenario, strategy, layout in (
         ("seek-hole", "lock-and-insert-late", "DDDD"),
         ("file-truncate", "upstream-6.12", "DD"),
+        ("file-open", "upstream-6.12", "DD|dD"),
     ):
         cli.main(["race", scenario, "--strategy", strategy, "--layout", layout, "--json"])
         printed.append(json.loads(capsys.readouterr().out)[0]["ladder"] + "\n")

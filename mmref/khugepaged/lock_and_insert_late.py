@@ -31,7 +31,7 @@ class LockAndInsertLate(CollapseStrategy):
     kernel = "Linux 6.4.1 (a2e17cc2efc7 with e8c716bc6812)"
     summary = "copy while the old folios are still in the cache, insert the new one already uptodate"
     known_races: ClassVar[Mapping[str, str]] = {
-        "uffd-tail": "B38", "file-open-later": "B45",
+        "uffd-tail": "B38", "file-open-later": "B45", "file-open": "B45",
         "seek-hole": "F1", "seek-data-in-hole": "F2", "scan": "B41", "file-truncate": "F3",
         **dict.fromkeys(("write-hole", "fallocate", "fault-on-hole", "uffd", "punch-all", "truncate"), "B38"),
     }  # fmt: skip

@@ -21,6 +21,7 @@ from mmref.pagecache.regular import RegularInode
 from mmref.pagecache.shmem import ShmemInode
 from mmref.pagecache.vmstat import NR_FILE_PAGES, NR_FILE_THPS, NR_SHMEM, NR_SHMEM_THPS, Tag
 from mmref.xarray import XaNode, XArray, is_sibling
+from mmref.xarray.check import check as check_tree
 
 __all__ = ["check_file", "check_machine", "entries_of", "folios_of"]
 
@@ -78,7 +79,10 @@ def check_file(inode: Inode, pins: Mapping[Folio, int] | None = None) -> None:
         InvariantViolation: naming the first that does not, and what was found.
     """
     mapping = inode.i_mapping
-    mapping.i_pages.check()
+    try:
+        check_tree(mapping.i_pages, show=False)
+    except InvariantViolation as broken:
+        raise InvariantViolation("A12", f"{broken.invariant} of {inode.name}: {broken.detail}") from None
     cached = folios_of(mapping)
     _check_accounting(inode, len(cached))
     huge = 0

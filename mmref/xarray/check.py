@@ -30,21 +30,23 @@ from mmref.xarray.node import XaNode
 __all__ = ["check"]
 
 
-def check(xa: Anchor) -> None:
+def check(xa: Anchor, show: bool = True) -> None:
     """Assert every invariant of an array.
 
     Args:
         xa: the array.
+        show: print the whole tree to stderr if one does not hold.
 
     Raises:
-        InvariantViolation: with the invariant's name; the whole tree has been printed to stderr.
+        InvariantViolation: with the invariant's name.
 
     Context: xa_lock, or nobody else around.
     """
     try:
         _check(xa)
     except InvariantViolation:
-        print(dump(xa), file=sys.stderr)
+        if show:
+            print(dump(xa), file=sys.stderr)
         raise
 
 

@@ -11,8 +11,8 @@ from mmref.khugepaged.strategy import Abandon, CollapseRun
 from mmref.khugepaged.upstream_6_12 import Upstream612
 from mmref.pagecache import ShmemInode
 
-__all__ = ["AllocedBeforeNrpages", "HolesForgottenOnCopyError", "HolesNotTakenBack", "HolesTakenBackTwice",
-           "NewLeaked", "ThpsNotTakenBack"]  # fmt: skip
+__all__ = ["AllocedBeforeNrpages", "ChargedUnderXaLock", "HolesForgottenOnCopyError", "HolesNotTakenBack",
+           "HolesTakenBackTwice", "NewLeaked", "ThpsNotTakenBack"]  # fmt: skip
 
 
 class HolesNotTakenBack(Exhibit, Upstream612):
@@ -51,6 +51,23 @@ class AllocedBeforeNrpages(Exhibit, Upstream612):
             with run.mapping.i_pages.xa_lock:
                 run.mapping.nrpages += run.holes_met
         run.nr_none = run.holes_met
+
+
+class ChargedUnderXaLock(Exhibit, Upstream612):
+    """Each hole is charged for with i_pages locked, though charging may sleep since tmpfs has quotas."""
+
+    name = "charged-under-xa-lock"
+    mutation = "m38a"
+    fixed_by = "509f006932de, v6.6"
+    summary = "upstream-6.12, but holes are charged for with i_pages locked"
+    races_in = ("quiet", "alone", "write-hole", "fallocate", "fault-on-hole", "uffd")
+
+    @override
+    def meet_hole(self, run: CollapseRun) -> None:
+        """Charge at once."""
+        if not run.inode.charge(1, xa_locked=True):
+            raise Abandon(ScanResult.FAIL)
+        run.nr_none += 1
 
 
 class HolesTakenBackTwice(Exhibit, Upstream612):
