@@ -37,7 +37,7 @@ class AllocedBeforeNrpages(Exhibit, Upstream612):
     mutation = "m04b"
     fixed_by = "aaa52e340073, v4.20"
     summary = "upstream-6.12, but holes are charged for before they are in nrpages"
-    races_in = ("alone", "write-hole", "fallocate", "fault-on-hole", "uffd")
+    races_in = ("alone", "quiet", "write-hole", "fallocate", "fault-on-hole", "uffd")
 
     @override
     def charge_holes(self, run: CollapseRun) -> None:
