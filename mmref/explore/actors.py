@@ -28,7 +28,7 @@ from mmref.khugepaged.scan import hpage_collapse_scan_file
 from mmref.pagecache import BusError, RegularInode, UffdEvent, filemap_get_entry, folios_of
 from mmref.process import Process
 
-__all__ = ["ACTORS", "Actor", "OpenForWrite", "Read", "RegisterTail"]
+__all__ = ["ACTORS", "Actor", "CompleteIo", "OpenForWrite", "Read", "RegisterTail"]
 
 
 class Actor(ABC):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from mmref.errors import UsageError
 from mmref.explore.actors import ACTORS, RegisterTail
-from mmref.explore.disk_actors import OpenCopied, OpenLater, ReadError, Refault, Shrink
+from mmref.explore.disk_actors import CompleteBareIo, OpenCopied, OpenLater, ReadError, Refault, Shrink
 from mmref.explore.scenario import CollapseScenario
 from mmref.khugepaged import CollapseStrategy, get_strategy
 
@@ -91,6 +91,8 @@ _MORE = (
                      (Shrink,), layout="DD|[DD]", ask=3, on_disk=True),
     CollapseScenario("file-refault", "collapse against read(2) where the next huge page was reclaimed", _STALE,
                      (Refault,), layout="DD|[DD]", ask=3, on_disk=True),
+    CollapseScenario("file-writeback-bare", "collapse against the end of a write to a disk, without private data", _LOST,
+                     (CompleteBareIo,), layout="Dw", on_disk=True),
     CollapseScenario("file-read-error", "collapse against read(2) of a page that the disk cannot read", _STALE,
                      (ReadError,), layout="D.", ask=1, on_disk=True),
 )  # fmt: skip

@@ -8,10 +8,10 @@ from errno import EIO
 from typing_extensions import override
 
 from mmref.errors import InvariantViolation
-from mmref.explore.actors import Actor, OpenForWrite, Read
+from mmref.explore.actors import Actor, CompleteIo, OpenForWrite, Read
 from mmref.pagecache import RegularInode
 
-__all__ = ["OpenCopied", "OpenLater", "ReadError", "Refault", "Shrink"]
+__all__ = ["CompleteBareIo", "OpenCopied", "OpenLater", "ReadError", "Refault", "Shrink"]
 
 
 class OpenLater(OpenForWrite):
@@ -67,6 +67,20 @@ class Shrink(Actor):
         for page in self.behind:
             self.scene.truth.pop(page, None)
         self.scene.emptied(self.behind)
+
+
+class CompleteBareIo(CompleteIo):
+    """Let the disk say so on a filesystem that keeps nothing about its folios, such as XFS with blocks of a page.
+
+    Elsewhere it is what the filesystem keeps (`PG_private`) that makes a collapse leave the folio alone.
+    """
+
+    @override
+    def prepare(self) -> None:
+        inode = self.file.inode
+        assert isinstance(inode, RegularInode)
+        for folio in inode.in_flight():
+            folio.detach_private()
 
 
 class Refault(Read):

@@ -92,12 +92,11 @@ CASES: dict[str, Case] = {
     "uptodate-not-checked": Case("file-read-error", "A4"),
     "writers-checked-first": Case("file-open", "A10"),
     "thps-counted-late": Case("file-open", "A10"),
-    "writeback-ignored": Case("file-writeback", "A13"),
+    "writeback-ignored": Case("file-writeback-bare", "UseAfterFree"),
     "no-flush": Case("file-quiet", "L2"),
     "dirty-not-flushed": Case("file-open-later", "A3"),
     # opening
     "open-does-not-purge": Case("file-open", "A10"),
-    "purge-without-lock": Case("file-open+open", "A6"),
     "purge-takes-copies": Case("file-open-copied", "A15"),
     "split-keeps-count": Case("file-shrink", "Q4"),
     "shadow-not-split": Case("file-refault", "A12"),

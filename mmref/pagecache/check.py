@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmref.errors import InvariantViolation
-from mmref.folio import PG_LOCKED, PG_LRU, PG_PRIVATE, PG_SWAPCACHE, PG_UPTODATE, PG_WRITEBACK, Folio
+from mmref.folio import PG_LOCKED, PG_LRU, PG_PRIVATE, PG_SWAPCACHE, PG_UPTODATE, Folio
 from mmref.pagecache.inode import BLOCK_SIZE, Inode
 from mmref.pagecache.mapping import AddressSpace, Memory
 from mmref.pagecache.mm import Mm
@@ -129,8 +129,7 @@ def _check_folio(inode: Inode, folio: Folio, pins: int) -> None:
         raise InvariantViolation(
             "Q6", f"{folio!r} should be on the LRU list or in one batch: listed {listed}, in {waiting} batches"
         )
-    in_flight = bool(flags & PG_WRITEBACK and not inode.is_shmem)
-    expected = folio.nr_pages + waiting + pins + folio.peek_mapcount() + bool(flags & PG_PRIVATE) + in_flight + off_lru
+    expected = folio.nr_pages + waiting + pins + folio.peek_mapcount() + bool(flags & PG_PRIVATE) + off_lru
     if refs != expected:
         raise InvariantViolation(
             "Q7", f"{folio!r} has {refs} references, but cache, mappings, batches and pins account for {expected}"

@@ -43,9 +43,7 @@ class KernelRules:
             e7a2ab7b3bb5 (v6.11).
         open_purges: opening a file on a disk for writing drops its cache if there is a huge page in it. Linux
             09d91cda0e82 (v5.4).
-        purge_locks: which takes invalidate_lock, so that two who open it do not drop the same folio. Linux
-            55fc0d917467 (v5.16).
-        purge_spares_copies: and leaves private copies mapped. Linux 8468e937df1f (v5.16).
+        purge_spares_copies: which leaves private copies mapped. Linux 8468e937df1f (v5.16).
         split_counts_thps: splitting a huge page of such a file lowers nr_thps. Linux 1ca7554d05ac (v5.15).
         writers_are_ordered: get_write_access() is fully ordered: who looks for huge pages next has been counted.
         uptodate_has_barrier: folio_mark_uptodate() lets the content be seen before the flag, by smp_wmb().
@@ -66,7 +64,6 @@ class KernelRules:
     open_has_fence: bool = False
     shmem_large_folios: bool = True
     open_purges: bool = True
-    purge_locks: bool = True
     purge_spares_copies: bool = True
     split_counts_thps: bool = True
     writers_are_ordered: bool = True

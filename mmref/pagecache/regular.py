@@ -120,7 +120,6 @@ class RegularInode(Inode):
             self._count_blocks()
         folio.unlock()
         if self.slow_io:
-            folio.get()
             self._in_flight.append(folio)
         else:
             folio.end_writeback()
@@ -130,7 +129,6 @@ class RegularInode(Inode):
         in_flight, self._in_flight = self._in_flight, []
         for folio in in_flight:
             folio.end_writeback()
-            folio.put()
 
     def in_flight(self) -> list[Folio]:
         """Return the folios that are being written: for checkers."""
@@ -211,14 +209,12 @@ class RegularInode(Inode):
             smp_mb()
         if not rules.open_purges or not mapping.nr_thps:
             return
-        if rules.purge_locks:
-            mapping.invalidate_lock.down_write()
+        mapping.invalidate_lock.down_write()
         try:
             unmap_mapping_range(mapping, 0, None, even_cows=not rules.purge_spares_copies)
             truncate_inode_pages_range(mapping, 0, MAX_LFS_FILESIZE)
         finally:
-            if rules.purge_locks:
-                mapping.invalidate_lock.up_write()
+            mapping.invalidate_lock.up_write()
 
     # System calls ------------------------------------------------------------------------------------------
 

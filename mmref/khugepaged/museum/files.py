@@ -79,7 +79,7 @@ class WritebackIgnored(Exhibit, Upstream612):
     mutation = "m18"
     fixed_by = "74c42e1baacf, v5.15"
     summary = "upstream-6.12, but folios under writeback are collapsed, too"
-    races_in = ("file-writeback",)
+    races_in = ("file-writeback-bare",)
 
     @override
     def check_writeback(self, folio: Folio) -> None:

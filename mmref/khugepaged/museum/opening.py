@@ -13,7 +13,7 @@ from typing import ClassVar
 from mmref.khugepaged.museum.exhibit import Exhibit
 from mmref.khugepaged.upstream_6_12 import Upstream612
 
-__all__ = ["OpenDoesNotPurge", "PurgeTakesCopies", "PurgeWithoutLock", "ShadowNotSplit", "SplitKeepsCount"]
+__all__ = ["OpenDoesNotPurge", "PurgeTakesCopies", "ShadowNotSplit", "SplitKeepsCount"]
 
 
 class OpenDoesNotPurge(Exhibit, Upstream612):
@@ -25,17 +25,6 @@ class OpenDoesNotPurge(Exhibit, Upstream612):
     summary = "upstream-6.12, but opening for writing leaves huge pages in the cache"
     races_in = ("file-open", "file-write")
     rules: ClassVar[Mapping[str, object]] = {"open_purges": False}
-
-
-class PurgeWithoutLock(Exhibit, Upstream612):
-    """Two who open a file for writing drop its cache at the same time, and each other's pages."""
-
-    name = "purge-without-lock"
-    mutation = "m19"
-    fixed_by = "55fc0d917467, v5.16"
-    summary = "upstream-6.12, but opening for writing drops the cache without invalidate_lock"
-    races_in = ("file-open+open",)
-    rules: ClassVar[Mapping[str, object]] = {"purge_locks": False}
 
 
 class PurgeTakesCopies(Exhibit, Upstream612):
