@@ -91,8 +91,8 @@ _MORE = (
                      (Shrink,), layout="DD|[DD]", ask=3, on_disk=True),
     CollapseScenario("file-refault", "collapse against read(2) where the next huge page was reclaimed", _STALE,
                      (Refault,), layout="DD|[DD]", ask=3, on_disk=True),
-    CollapseScenario("file-writeback-bare", "collapse against the end of a write to a disk, without private data", _LOST,
-                     (CompleteBareIo,), layout="Dw", on_disk=True),
+    CollapseScenario("file-writeback-bare", "collapse against the end of a write, without private data",
+                     _LOST, (CompleteBareIo,), layout="Dw", on_disk=True),
     CollapseScenario("file-read-error", "collapse against read(2) of a page that the disk cannot read", _STALE,
                      (ReadError,), layout="D.", ask=1, on_disk=True),
 )  # fmt: skip

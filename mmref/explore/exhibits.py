@@ -17,7 +17,6 @@ from mmref.errors import UsageError
 from mmref.explore.catalogue import scenario_from_spec
 from mmref.explore.explorer import explore
 from mmref.explore.report import Report
-from mmref.explore.scenario import CollapseScenario
 from mmref.khugepaged import CollapseStrategy
 from mmref.khugepaged.museum import MUSEUM, Exhibit
 
@@ -33,19 +32,23 @@ class Case:
         scenario: the name of the scenario.
         invariant: what the exhibit violates there: an id of docs/invariants.md, or the kind of finding.
         parameters: the shape of the scenario, as in a schedule string: ``layout=D.,ask=1``.
+        memory: the memory model under which it is caught.
     """
 
     scenario: str
     invariant: str
     parameters: str = ""
+    memory: str = "sc"
 
     def text(self) -> str:
         """Say which scenario, in which shape."""
-        return f"{self.scenario} {self.parameters}".rstrip()
+        under = "" if self.memory == "sc" else f" under {self.memory.upper()}"
+        return f"{self.scenario} {self.parameters}".rstrip() + under
 
-    def of(self, strategy: type[CollapseStrategy]) -> tuple[CollapseScenario, CollapseStrategy]:
-        """Return the scenario, and the strategy."""
-        return scenario_from_spec(f"{self.scenario}/{strategy.name}/{self.parameters}")
+    def explore(self, strategy: type[CollapseStrategy], max_seconds: float | None) -> Report:
+        """Explore the scenario under a strategy."""
+        scenario, chosen = scenario_from_spec(f"{self.scenario}/{strategy.name}/{self.parameters}")
+        return explore(scenario, chosen, memory=self.memory, max_seconds=max_seconds)
 
 
 CASES: dict[str, Case] = {
@@ -148,8 +151,7 @@ def judge(name: str, max_seconds: float | None = None) -> tuple[Report, Report]:
     """
     one = exhibit(name)
     case = CASES[one.name]
-    caught, passes = (explore(*case.of(kind), max_seconds=max_seconds) for kind in (one, base_of(one)))
-    return caught, passes
+    return case.explore(one, max_seconds), case.explore(base_of(one), max_seconds)
 
 
 @dataclass(frozen=True)
