@@ -14,7 +14,7 @@ from mmref.explore.exhibits import CASES, base_of, exhibit, judge, museum_page, 
 from mmref.khugepaged import MUSEUM, get_strategy, strategies
 
 PAGE = Path(__file__).parents[2] / "docs" / "museum.md"
-FINDINGS = {"SleepInAtomic", "UseAfterFree"}
+FINDINGS = {"DataRace", "SleepInAtomic", "UseAfterFree"}
 SECTION_6 = (
     "m32 m33 m31a m31b m31c m31d m31e m05a m05b m03 m23 m04a m06 m07 m08 m13 m17a m18 m21 m29a m30 m35 m36"
     " m40b m40c m40d m45a m10"

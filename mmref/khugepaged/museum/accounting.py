@@ -108,7 +108,7 @@ class HolesForgottenOnCopyError(Exhibit, Upstream612):
     mutation = "m29b"
     fixed_by = "never shipped: part of 12904d953364, v6.4"
     summary = "upstream-6.12, but the charge for holes is kept when copying fails"
-    races_in = ("broken",)
+    races_in = ("broken", "read")
 
     @override
     def roll_back(self, run: CollapseRun, result: ScanResult) -> None:
