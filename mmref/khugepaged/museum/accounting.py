@@ -94,7 +94,7 @@ class ThpsNotTakenBack(Exhibit, Upstream612):
     mutation = "m29a"
     fixed_by = "never shipped: part of 12904d953364, v6.4"
     summary = "upstream-6.12, but nr_thps stays raised when copying fails"
-    races_in = ("file-read", "file-broken")
+    races_in = ("file-read",)
 
     @override
     def uncount_huge(self, run: CollapseRun) -> None:
@@ -108,7 +108,7 @@ class HolesForgottenOnCopyError(Exhibit, Upstream612):
     mutation = "m29b"
     fixed_by = "never shipped: part of 12904d953364, v6.4"
     summary = "upstream-6.12, but the charge for holes is kept when copying fails"
-    races_in = ("broken", "read")
+    races_in = ("read",)
 
     @override
     def roll_back(self, run: CollapseRun, result: ScanResult) -> None:
