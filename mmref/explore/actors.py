@@ -28,7 +28,7 @@ from mmref.khugepaged.scan import hpage_collapse_scan_file
 from mmref.pagecache import BusError, RegularInode, UffdEvent, filemap_get_entry, folios_of
 from mmref.process import Process
 
-__all__ = ["ACTORS", "Actor", "CompleteIo", "OpenForWrite", "Read", "RegisterTail"]
+__all__ = ["ACTORS", "Actor", "CompleteIo", "OpenForWrite", "Read", "RegisterLook", "RegisterTail"]
 
 
 class Actor(ABC):
@@ -365,6 +365,12 @@ class RegisterLookTouch(Actor):
 
     @override
     def act(self) -> None:
+        self.register_and_look()
+        self.touch()
+
+    def register_and_look(self) -> None:
+        """Register, and look whether the page is missing."""
+
         def monitor(event: UffdEvent) -> None:
             try:
                 uffd.zeropage(event.address)
@@ -373,13 +379,16 @@ class RegisterLookTouch(Actor):
                     raise
                 uffd.wake(event.address)
 
-        uffd = self.process.userfaultfd(monitor)
+        uffd = self.uffd = self.process.userfaultfd(monitor)
         vma = self.process.mm.find_vma(self.address_of(self.at))
         assert vma is not None
         uffd.register(vma.vm_start, vma.vm_end - vma.vm_start, "missing")
-        missing = self._nothing_there()
+        self.missing = self._nothing_there()
+
+    def touch(self) -> None:
+        """Touch the page."""
         self.process.read(self.address_of(self.at), 1)
-        if missing and not uffd.events:
+        if self.missing and not self.uffd.events:
             raise InvariantViolation(
                 "A7", f"page {self.at} was seen missing, but touching it raised no userfaultfd event"
             )
@@ -389,6 +398,18 @@ class RegisterLookTouch(Actor):
         if isinstance(entry, Folio):
             entry.put()
         return entry is None
+
+
+class RegisterLook(RegisterLookTouch):
+    """The same, but touch it when everybody has finished."""
+
+    @override
+    def act(self) -> None:
+        self.register_and_look()
+
+    @override
+    def settle(self) -> None:
+        self.touch()
 
 
 class RegisterTail(RegisterLookTouch):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from mmref.errors import UsageError
-from mmref.explore.actors import ACTORS, RegisterTail
+from mmref.explore.actors import ACTORS, RegisterLook, RegisterTail
 from mmref.explore.disk_actors import CompleteBareIo, OpenCopied, OpenLater, ReadError, Refault, Shrink
 from mmref.explore.scenario import CollapseScenario
 from mmref.khugepaged import CollapseStrategy, get_strategy
@@ -81,6 +81,8 @@ _ALONE = CollapseScenario(
 _OPENED = "Opening a file takes from a program what it has stored."
 
 _MORE = (
+    CollapseScenario("uffd-look", "collapse against userfaultfd: register, see a page missing", _UFFD, (RegisterLook,),
+                     layout="D.", ask=1),
     CollapseScenario("uffd-tail", "collapse against userfaultfd on the last page alone", _UFFD, (RegisterTail,),
                      layout="D.", ask=1),
     CollapseScenario("file-open-later", "a collapse, and open(2) for writing afterwards", _LOST, (OpenLater,),

@@ -30,7 +30,8 @@ class FreezeAndReplace(CollapseStrategy):
     summary = "insert the new huge folio while scanning, copy into it in place"
     known_races: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "B32"),
-        "uffd": "B31", "uffd-tail": "B31", "quiet-swap": "B30", "file-open-later": "B45", "file-open": "B45",
+        "uffd": "B31", "uffd-look": "B31", "uffd-tail": "B31", "quiet-swap": "B30", "file-open-later": "B45",
+        "file-open": "B45",
         "scan": "B41", "file-truncate": "F3",
     }  # fmt: skip
 
