@@ -21,7 +21,8 @@ order of two *acquires*. The second acquire then happens after what its CPU had 
 release, and that is the happens-before set from which the initials must be computed.
 
 An operation that waits for something else (`enabled` with another mode, or a busy wait) depends on every change
-of its locations. Such a pair can be reversed if the operation was enabled before the change.
+of its locations. Such a pair can be reversed if the operation was enabled before the change; for a busy wait, which
+any of several changes ends, if one that does not happen after this one ends it as well.
 """
 
 from __future__ import annotations
@@ -354,8 +355,9 @@ class Dpor(Generic[S]):
                 arrived = position
                 break
         # A lock that could not be taken before an event could not be taken after what is independent of that
-        # event either. But a busy wait may be ended by any of several independent events.
+        # event either. But a busy wait may be ended by any of several independent events: those are looked for.
         is_lock = cpu.mode in {LOCK, SHARE} and cpu.more is None
+        changes = self._ends_of_wait(cpu, end) if cpu.spun and cpu.enabled is None and not cpu.run.buffers else None
         covered = before
         dependent = 0
         for event in range(end - 1, -1, -1):
@@ -364,16 +366,30 @@ class Dpor(Generic[S]):
                 continue
             could = bool(state.enabled & cpu.bit)
             known = event > arrived and cpu.run.buffers is None
-            if is_lock and not known:
+            if changes is not None:
+                known = True
+                could = any(not states[change].hb >> event & 1 for change in changes)
+            elif is_lock and not known:
                 answer = self._was_free(event, cpu)
                 known = answer is not None
                 could = bool(answer)
-            if could or not known or not is_lock:
+            if could or not known or (changes is None and not is_lock):
                 # Where it is not known whether it could have gone on: exploring too much is harmless.
                 self._reverse(event, cpu, before | dependent, end)
             if could and known:
                 covered |= state.hb
             dependent |= 1 << event
+
+    def _ends_of_wait(self, cpu: ExploredCpu, end: int) -> list[int]:
+        """Return the events before `end` that end a busy wait: changes of what the CPU has seen, after it has."""
+        seen = {location.id: step for location, step in cpu.spin or ()}
+        return [
+            position
+            for position in range(min(seen.values(), default=end), end)
+            for location, mode in ((self.states[position].location, self.states[position].mode),
+                                   *self.states[position].more)
+            if mode != READ and location in seen and position >= seen[location]
+        ]  # fmt: skip
 
     def _was_free(self, event: int, cpu: ExploredCpu) -> bool | None:
         """Tell whether `cpu` could have taken its lock just before an event on the lock; None if unknown."""

@@ -145,6 +145,13 @@ class World:
                 case ("wait_either", one, other):
                     while not cells[one].load() and not cells[other].load():
                         cpu_relax()
+                case ("wait_cas", cell, new):
+                    while not cells[cell].compare_exchange(0, new):
+                        cpu_relax()
+                case ("wait_trylock", lock):
+                    while not self.locks[lock].try_acquire():
+                        cpu_relax()
+                    self.locks[lock].release()
                 case ("if_zero", cell, inner):
                     if not cells[cell].load():
                         self.block(inner, register, seen)
@@ -186,7 +193,11 @@ def generate(seed: int, *, locks: bool, waits: bool = False) -> list[ThreadCode]
                 ops.append(("keep", rng.randrange(2)))
                 room -= 1
             elif waits and dice < 0.85 and dice > 0.6:
-                ops.append(rng.choice((("wait", rng.randrange(2)), ("wait_either", 0, 1))))
+                cell = rng.randrange(2)
+                ops.append(
+                    rng.choice((("wait", cell), ("wait_either", 0, 1), ("wait_cas", cell, rng.randrange(2)),
+                                ("wait_trylock", cell)))
+                )  # fmt: skip
                 room -= 2
             elif dice > 0.97 and room >= 2:
                 ops.append(("if_zero", rng.randrange(2), code(1)))
@@ -217,7 +228,8 @@ def schedules(threads: list[ThreadCode]) -> int:
     return count
 
 
-_EVENTS = {"lock": 2, "trylock": 2, "read_lock": 2, "write_lock": 2, "try_get": 2, "wait": 2, "wait_either": 3}
+_EVENTS = {"lock": 2, "trylock": 2, "read_lock": 2, "write_lock": 2, "try_get": 2, "wait": 2, "wait_either": 3, "wait_cas": 2,
+           "wait_trylock": 3}  # fmt: skip
 
 
 def flat(ops: ThreadCode) -> list[Op]:
