@@ -228,8 +228,8 @@ def schedules(threads: list[ThreadCode]) -> int:
     return count
 
 
-_EVENTS = {"lock": 2, "trylock": 2, "read_lock": 2, "write_lock": 2, "try_get": 2, "wait": 2, "wait_either": 3, "wait_cas": 2,
-           "wait_trylock": 3}  # fmt: skip
+_EVENTS = {"lock": 2, "trylock": 2, "read_lock": 2, "write_lock": 2, "try_get": 2, "wait": 2, "wait_either": 3,
+           "wait_cas": 2, "wait_trylock": 3}  # fmt: skip
 
 
 def flat(ops: ThreadCode) -> list[Op]:
