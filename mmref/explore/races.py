@@ -94,7 +94,8 @@ class Races:
             for other, since in released.items():
                 if depends >> other & 1:
                     for at, time in enumerate(since):
-                        clock[at] = max(clock[at], time)
+                        if time > clock[at]:  # noqa: PLR1730 (seldom, and max() costs a call)
+                            clock[at] = time
         if mode == READ:
             return
         if released is None or mode == WRITE:
