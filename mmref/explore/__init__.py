@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 
 from mmref.explore.cells import Cell, Mutex, SpinLock
 from mmref.explore.detect import DETECTORS
-from mmref.explore.errors import Interrupted, NondeterministicProgram, StepLimit
+from mmref.explore.errors import (
+    EndlessLoop,
+    Interrupted,
+    NondeterministicProgram,
+    OutputHeldBack,
+    StepLimit,
+    UnexplorableProgram,
+)
 from mmref.explore.explorer import explore
 from mmref.explore.program import Execution, Program, Scenario
 from mmref.explore.report import Completed, Progress, Report
 from mmref.explore.scheduler import DEFAULT_MAX_STEPS
 from mmref.explore.verdict import Verdict
+from mmref.explore.watchdog import MAX_STEP_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,10 +36,10 @@ if TYPE_CHECKING:
     from mmref.explore.schedule import Schedule
     from mmref.explore.trace import Trace, TraceEvent
 
-__all__ = ["DETECTORS", "Cell", "Completed", "Execution", "Frontier", "Interrupted", "Mutex", "NondeterministicProgram",
-           "Program", "Progress", "Report",
-           "Scenario", "Schedule", "SpinLock", "StepLimit", "Trace", "TraceEvent", "Verdict", "explore", "get_scenario",
-           "invariants", "replay", "scenarios"]  # fmt: skip
+__all__ = ["DETECTORS", "Cell", "Completed", "EndlessLoop", "Execution", "Frontier", "Interrupted", "Mutex",
+           "NondeterministicProgram", "OutputHeldBack", "Program", "Progress", "Report", "Scenario",
+           "Schedule", "SpinLock", "StepLimit", "Trace", "TraceEvent", "UnexplorableProgram", "Verdict",
+           "explore", "get_scenario", "invariants", "replay", "scenarios"]  # fmt: skip
 
 
 _HOME = {"Frontier": "resume", "Schedule": "schedule", "Trace": "trace", "TraceEvent": "trace"}
@@ -82,6 +90,7 @@ def replay(
     *,
     max_steps: int = DEFAULT_MAX_STEPS,
     detect: Collection[str] | None = None,
+    max_step_seconds: float | None = MAX_STEP_SECONDS,
 ) -> Trace:
     """Run one execution again, and return its trace.
 
@@ -91,6 +100,7 @@ def replay(
         strategy: for a scenario: the strategy.
         max_steps: as for `explore()`.
         detect: as for `explore()`; what a trace has found is looked for in any case.
+        max_step_seconds: as for `explore()`.
 
     Raises:
         UsageError: the schedule does not fit the program, or the file is no trace.
@@ -104,4 +114,7 @@ def replay(
 
     from mmref.explore import rerun
 
-    return rerun.replay(trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps, detect=detect)
+    return rerun.replay(
+        trace_or_schedule, program, strategy, resolve=resolve, max_steps=max_steps, detect=detect,
+        max_step_seconds=max_step_seconds,
+    )  # fmt: skip

@@ -10,7 +10,8 @@ from mmref.errors import Finding, UsageError
 if TYPE_CHECKING:
     from mmref.explore.report import Report
 
-__all__ = ["Interrupted", "NondeterministicProgram", "StepLimit"]
+__all__ = ["EndlessLoop", "Interrupted", "NondeterministicProgram", "OutputHeldBack", "StepLimit",
+           "UnexplorableProgram"]  # fmt: skip
 
 
 class StepLimit(Finding):
@@ -33,11 +34,44 @@ class StepLimit(Finding):
         self.location = location
         self.where = where
 
-    def __reduce__(self) -> tuple[type[StepLimit], tuple[int, str, str, str]]:
+    def __reduce__(self) -> tuple[type[StepLimit], tuple[object, ...]]:
         return type(self), (self.steps, self.cpu, self.location, self.where)
 
 
-class NondeterministicProgram(UsageError):
+class EndlessLoop(StepLimit):
+    """A CPU went on without an access.
+
+    Attributes:
+        seconds: for how long.
+        cpu: who.
+        where: the file and line where it was then.
+    """
+
+    def __init__(self, seconds: float, cpu: str, where: str) -> None:
+        Finding.__init__(
+            self,
+            f"no access for {seconds:g} s: {cpu} is at {where}; the likely cause is a spin or unbounded loop there, or"
+            " a wait for something that is not explored (give max_step_seconds if it only takes long)",
+        )
+        self.seconds = seconds
+        self.steps = 0
+        self.cpu = cpu
+        self.location = ""
+        self.where = where
+
+    def __reduce__(self) -> tuple[type[StepLimit], tuple[object, ...]]:
+        return type(self), (self.seconds, self.cpu, self.where)
+
+
+class UnexplorableProgram(UsageError):
+    """The program does something that cannot be explored."""
+
+
+class OutputHeldBack(UserWarning):
+    """The program prints, and what it prints is not shown."""
+
+
+class NondeterministicProgram(UnexplorableProgram):
     """The same schedule led to different operations: something besides the schedule has a say."""
 
 

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mmref.errors import MmrefInternalError, UsageError
 from mmref.explore.detect import detectors
-from mmref.explore.errors import Interrupted
+from mmref.explore.errors import Interrupted, UnexplorableProgram
 from mmref.explore.frontier import Outcome, Tree, Unit
+from mmref.explore.locations import THREAD
+from mmref.explore.outside import HoldBack, refuse_what_is_not_explored
 from mmref.explore.program import Program, Scenario, builder, describe
 from mmref.explore.report import Completed, Progress, Report
 from mmref.explore.scheduler import DEFAULT_MAX_STEPS
+from mmref.explore.watchdog import MAX_STEP_SECONDS, Watchdog
 from mmref.explore.work import DPOR, Engine, Interrupt, Job, dpor, forget_last_execution, piece_of, take_back, work
 
 if TYPE_CHECKING:
@@ -99,6 +102,7 @@ def explore(
     max_steps: int = DEFAULT_MAX_STEPS,
     shrink_counterexample: bool = True,
     detect: Collection[str] | None = None,
+    max_step_seconds: float | None = MAX_STEP_SECONDS,
 ) -> Report:
     """Run every interleaving of a program's CPUs that matters, and report what goes wrong in one of them.
 
@@ -127,6 +131,8 @@ def explore(
         shrink_counterexample: look for an execution with the same finding and fewer context switches, and for the
             two accesses whose order makes the difference.
         detect: what to look for besides what comes up by itself: names of `DETECTORS`; data races if left out.
+        max_step_seconds: for how long a CPU may run without an access; then it is taken to be in an endless loop. None
+            for ever.
 
     Raises:
         UsageError: an argument cannot be used, or the program is not deterministic.
@@ -144,8 +150,12 @@ def explore(
     for name, value in (("max_executions", max_executions), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} must be at least 1")
-    if max_seconds is not None and not max_seconds > 0:
-        raise UsageError(f"max_seconds={max_seconds} must be more than 0")
+    for name, limit in (("max_seconds", max_seconds), ("max_step_seconds", max_step_seconds)):
+        if limit is not None and not limit > 0:
+            raise UsageError(f"{name}={limit} must be more than 0")
+    if THREAD.run is not None:
+        raise UnexplorableProgram("explore() was called inside a program that is being explored: call it outside")
+    refuse_what_is_not_explored()
     name, spec = describe(program, strategy)
     tree: Tree | None = None
     if resume is not None:
@@ -168,11 +178,13 @@ def explore(
     if memory != "sc" and chosen.name in {"states", "bounded"}:
         raise UsageError(f"engine {chosen.name!r} does not know memory={memory!r}: use engine='optimal' or 'random'")
     wanted = detectors(detect, chosen.name, memory)
-    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None, memory, wanted)
+    job = Job(program, strategy, chosen.name, stop_at_first, max_steps, on_execution is not None, memory, wanted,
+              max_step_seconds)  # fmt: skip
     search = _Search(job, chosen, tree, Limits(max_executions, max_seconds, progress))
     try:
-        outcome = search.run(executor, on_execution)
-        report = search.report(outcome, name, spec, memory, shrink_counterexample=shrink_counterexample)
+        with HoldBack():
+            outcome = search.run(executor, on_execution)
+            report = search.report(outcome, name, spec, memory, shrink_counterexample=shrink_counterexample)
     finally:
         forget_last_execution()
     if search.interrupted:
@@ -209,7 +221,9 @@ class _Search:
 
     def run(self, executor: object | None, on_execution: Tell | None) -> Outcome:
         """Explore; return what is known in the end."""
-        with Interrupt() as interrupt:
+        # Where an executor does the work, its workers have watchdogs of their own.
+        patience = self.job.max_step_seconds if executor is None else None
+        with Interrupt() as interrupt, Watchdog(patience, interrupt):
 
             def enough() -> bool:
                 return self._enough(interrupt)
@@ -338,16 +352,17 @@ class _Search:
         if outcome.first is not None:
             from mmref.explore.rerun import record
 
-            choices, verdict = outcome.first
-            if shrink_counterexample and verdict.kind != "step-limit" and not self.interrupted:
-                from mmref.explore.shrink import shrink
+            with Interrupt(patient=False) as interrupt, Watchdog(job.max_step_seconds, interrupt):
+                choices, verdict = outcome.first
+                if shrink_counterexample and verdict.kind != "step-limit" and not self.interrupted:
+                    from mmref.explore.shrink import shrink
 
-                choices = shrink(self.build, choices, verdict, job.max_steps)
-            trace = record(self.build, choices, name, spec, job.max_steps)
-            if shrink_counterexample and not self.interrupted:
-                from mmref.explore.explain import explain
+                    choices = shrink(self.build, choices, verdict, job.max_steps)
+                trace = record(self.build, choices, name, spec, job.max_steps)
+                if shrink_counterexample and not self.interrupted:
+                    from mmref.explore.explain import explain
 
-                trace = replace(trace, pair=explain(self.build, trace, job.max_steps))
+                    trace = replace(trace, pair=explain(self.build, trace, job.max_steps))
         frontier = None
         if self.tree is not None and self.tree.top is not None and not outcome.stopped:
             from mmref.explore.resume import Frontier

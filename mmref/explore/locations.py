@@ -20,8 +20,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from mmref.errors import UsageError
-
 if TYPE_CHECKING:
     from mmref.explore.scheduler import Run, Worker
 
@@ -376,9 +374,13 @@ def _outside(run: Run | None) -> None:
         return
     if current.live:
         # CPU code is running, but the location belongs to no execution or to an earlier one.
-        raise UsageError(
+        from mmref.explore.errors import UnexplorableProgram
+
+        error = UnexplorableProgram(
             "a shared cell is used that was created outside the program: create every cell in the function"
             " that returns the threads, so that each execution starts from the same state"
         )
+        current.crash = current.crash or error  # also if the program catches it
+        raise error
     if run is current:
         run.unwinding_access()

@@ -29,8 +29,9 @@ from enum import Enum
 from typing import Final, cast
 
 from mmref.explore.locations import READ, WRITE, Location, Mode, point_all
+from mmref.explore.places import call_stack
 from mmref.explore.recording import Frame
-from mmref.explore.scheduler import ExploredCpu, Run, call_stack
+from mmref.explore.scheduler import ExploredCpu, Run
 
 __all__ = ["MODELS", "UNSEEN", "MemoryModel", "Order", "Store", "StoreBuffer", "StoreBuffers"]
 

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING
 
 from mmref.errors import DataRace
 from mmref.explore.locations import ATOMIC, CONFLICTS, LOCKED, MARKED, ONCE, READ, WRITE, Location, Mode
+from mmref.explore.places import places_text
 
 if TYPE_CHECKING:
-    from mmref.explore.scheduler import ExploredCpu, Place
+    from mmref.explore.places import Place
+    from mmref.explore.scheduler import ExploredCpu
 
 __all__ = ["OVERWRITES", "Races", "overwrites"]
 
@@ -136,8 +138,6 @@ class Races:
 def _race(
     cpu: ExploredCpu, location: Location, other: int, what: str, place: Place, reads: bool, mine: Place
 ) -> DataRace:
-    from mmref.explore.scheduler import places_text
-
     return DataRace(
         location.name, f"{cpu.run.cpus[other].name} {what} it at {places_text(place)}",
         f"{cpu.name} {'reads' if reads else 'writes'} it at {places_text(mine)}",

@@ -10,7 +10,6 @@ Greenlets are pooled per thread, one per CPU number: creating one costs more tha
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
@@ -19,23 +18,25 @@ from typing import TYPE_CHECKING, Protocol, cast
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from greenlet import greenlet as new_greenlet
 
-from mmref import sync
 from mmref.errors import InvariantViolation, MmrefInternalError, UsageError
 from mmref.explore.atomic import check_may_sleep
 from mmref.explore.detect import DEFAULT_DETECT, Watch
-from mmref.explore.errors import StepLimit
+from mmref.explore.errors import StepLimit, UnexplorableProgram
 from mmref.explore.locations import LOCK, READ, THREAD, WRITE, Effect, Location, Mode
 from mmref.explore.lock_order import LockOrders
+from mmref.explore.outside import look_at_call
+from mmref.explore.places import ENGINE_FILES, Place, call_stack, place_of, places_text
 from mmref.explore.program import Execution
 from mmref.explore.recording import Frame, Recorder
 from mmref.explore.waits import deadlock_of
+from mmref.explore.watchdog import Overdue
 from mmref.sync import _THIS_CPU, Cpu
 
 if TYPE_CHECKING:
     from mmref.explore.memory import StoreBuffers
 
-__all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "ENGINE_FILES", "FAILED", "STUCK", "WORK_CODE", "Chooser",
-           "ExploredCpu", "Place", "Run", "Worker", "call_stack", "place_text", "places_text"]
+__all__ = ["BLOCKED", "COMPLETE", "DEFAULT_MAX_STEPS", "FAILED", "STUCK", "WORK_CODE", "Chooser",
+           "ExploredCpu", "Run", "Worker"]
 
 DEFAULT_MAX_STEPS = 20_000
 """Accesses after which an execution is taken to be endless."""
@@ -64,10 +65,6 @@ class Greenlet(Protocol):
 
     def throw(self, *args: object) -> object:
         """Go on with this greenlet by raising an exception there."""
-
-
-Place = tuple[tuple[CodeType, int], ...]
-"""Where something happens: the code and the line of a function, and those of the one that calls it."""
 
 
 class _Unwind(BaseException):
@@ -235,19 +232,7 @@ class ExploredCpu(Cpu):
 
     def place(self) -> Place:
         """Return where the pending operation is in the code, and from where that is called."""
-        frame: FrameType | None = self.greenlet.gr_frame or sys._getframe(1)
-        places: list[tuple[CodeType, int]] = []
-        while frame is not None and len(places) < 2:
-            code = frame.f_code
-            explored = _EXPLORED.get(code)
-            if explored is None:
-                explored = _EXPLORED[code] = not code.co_filename.startswith(ENGINE_FILES)
-            if explored:
-                places.append((code, frame.f_lineno))
-            elif code is WORK_CODE:
-                break
-            frame = frame.f_back
-        return tuple(places)
+        return place_of(self.greenlet.gr_frame or sys._getframe(1))
 
     def where(self) -> str:
         """Return the file, line and function of the pending operation, as a trace gives them."""
@@ -302,12 +287,20 @@ class Worker:
     def _work(self) -> None:
         cpu = self.cpu
         _THIS_CPU.set(cpu)  # a greenlet has a context of its own
+        observed = False
         while True:
             run = cpu.run
+            if run.observed is not observed:  # it is a matter of each greenlet, too
+                observed = run.observed
+                sys.setprofile(look_at_call if observed else None)
             try:
                 cpu.result = cpu.entry()
             except _Unwind:
                 pass
+            except Overdue:
+                run.failed(cpu, run.late)
+            except UnexplorableProgram as error:
+                run.crash = error
             except Exception as error:  # whatever a CPU's code raises is a finding
                 run.failed(cpu, error)
             except BaseException as error:  # Ctrl-C goes to who called explore()
@@ -318,36 +311,6 @@ class Worker:
 
 
 WORK_CODE: CodeType = Worker._work.__code__
-
-
-def call_stack(depth: int) -> tuple[Frame, ...]:
-    """Return the calls from the CPU's entry function down to the caller `depth` levels up."""
-    frame: FrameType | None = sys._getframe(depth)
-    frames: list[Frame] = []
-    while frame is not None and frame.f_code is not WORK_CODE:
-        code = frame.f_code
-        frames.append((code.co_qualname, code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    frames.reverse()
-    return tuple(frames)
-
-
-ENGINE_FILES = (__file__.rpartition("/")[0], sync.__file__)
-"""Where code is not what is explored: this package, and the locks."""
-
-_EXPLORED: dict[CodeType, bool] = {}
-
-
-def place_text(function: str, file: str, line: int) -> str:
-    """Name a place in the code for a report; files below the working directory are named from there."""
-    name = os.path.relpath(file)
-    return f"{file if name.startswith('..') else name}:{line} ({function})"
-
-
-def places_text(places: Place) -> str:
-    """Name a place in the code, and from where it was called, for a report."""
-    texts = [place_text(code.co_qualname, code.co_filename, line) for code, line in places]
-    return ", called at ".join(texts) or "an unknown place"
 
 
 class Run:
@@ -362,6 +325,7 @@ class Run:
         end: how it ended: COMPLETE, BLOCKED, STUCK or FAILED.
         finding: the exception that was found, if any.
         relaxed: whether a CPU has called cpu_relax().
+        late: what the watchdog says about it.
         buffers: the store buffers of a weak memory model; set before anything is created.
         real: the number of CPUs that are no store buffers; 256 if there are no buffers.
         locations: all that were created, for an engine that must know them.
@@ -374,8 +338,8 @@ class Run:
 
     __slots__ = ("buffers", "changed", "checked_steps", "choices", "chooser", "closing", "cpus", "crash", "culprit",
                  "current", "detect", "end", "execution", "finding", "found_at", "guarded", "holders", "hub",
-                 "inert_accesses", "live", "locations", "lock_orders", "max_steps", "next_location", "plain", "prefix",
-                 "real", "recorder", "relaxed", "starting", "steps", "stop_at_finding", "unfinished",
+                 "inert_accesses", "late", "live", "locations", "lock_orders", "max_steps", "next_location", "observed",
+                 "plain", "prefix", "real", "recorder", "relaxed", "starting", "steps", "stop_at_finding", "unfinished",
                  "watch")  # fmt: skip
 
     def __init__(
@@ -388,6 +352,7 @@ class Run:
         checked_steps: int = 0,
         lock_orders: LockOrders | None = None,
         prefix: Sequence[Step] = (),
+        observed: bool = False,
     ) -> None:
         """Prepare an execution.
 
@@ -399,6 +364,7 @@ class Run:
             checked_steps: number of steps already checked by `on_step`, in an execution with the same start.
             lock_orders: where to note who takes which lock while holding which.
             prefix: the steps that it begins with. The chooser is asked from there on, and where it goes another way.
+            observed: look at each call of a C function for what is not to be done.
         """
         self.chooser = chooser
         self.max_steps = max_steps
@@ -408,6 +374,7 @@ class Run:
         self.lock_orders = LockOrders() if lock_orders is None else lock_orders
         self.holders: dict[int, tuple[ExploredCpu, str]] = {}
         self.prefix = prefix
+        self.observed = observed and sys.getprofile() is None
         self.detect = DEFAULT_DETECT
         self.watch: Watch | None = None
         self.buffers: StoreBuffers | None = None
@@ -429,6 +396,7 @@ class Run:
         self.crash: BaseException | None = None
         self.inert_accesses = 0
         self.relaxed = False
+        self.late: Exception = MmrefInternalError("nobody has said what takes so long")
         self.locations: list[Location] | None = [] if chooser.name == "states" else None
         self.cpus: list[ExploredCpu] = []
         self.current: ExploredCpu = cast(ExploredCpu, None)
@@ -440,8 +408,10 @@ class Run:
     def go(self, build: Callable[[], Execution]) -> None:
         """Build the program's objects, run its CPUs to the end, and check what must hold at rest."""
         if THREAD.run is not None:
-            raise UsageError("explore() was called inside a program that is being explored: call it outside")
+            raise UnexplorableProgram("explore() was called inside a program that is being explored: call it outside")
         THREAD.run = self
+        if self.observed:
+            sys.setprofile(look_at_call)
         try:
             self.execution = build()
             self._start()
@@ -455,10 +425,16 @@ class Run:
             if self.finding is None and self.end == COMPLETE and self.execution.at_rest is not None:
                 try:
                     self.execution.at_rest()
+                except UnexplorableProgram:
+                    raise
                 except Exception as error:  # as in a CPU's code
                     self.finding = error
+        except Overdue:
+            raise UnexplorableProgram(str(self.late)) from None
         finally:
             THREAD.run = None
+            if self.observed:
+                sys.setprofile(None)
 
     def _start(self) -> None:
         """Run every CPU up to its first scheduling point."""
@@ -608,6 +584,8 @@ class Run:
         self.live = False
         try:
             self.execution.on_step()
+        except UnexplorableProgram:
+            raise
         except Exception as error:  # as in a CPU's code
             self.finding = error
             mover = self.cpus[self.choices[-1]]

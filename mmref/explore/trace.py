@@ -29,9 +29,10 @@ from typing import Any, TypeAlias
 
 from mmref.errors import UsageError
 from mmref.explore.document import parse_document, read_text, write_text
+from mmref.explore.places import ENGINE_FILES, place_text
 from mmref.explore.recording import Event, Frame, Recorder
 from mmref.explore.schedule import Schedule
-from mmref.explore.scheduler import ENGINE_FILES, Run, place_text
+from mmref.explore.scheduler import Run
 from mmref.explore.verdict import Verdict, without_addresses
 
 __all__ = ["SCHEMA_VERSION", "RacingPair", "Trace", "TraceEvent", "Verdict", "frozen_event"]

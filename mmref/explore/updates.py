@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from mmref.errors import LostUpdate
 from mmref.explore.locations import LOCKED, READ, WRITE, Location, Mode
+from mmref.explore.places import places_text
 from mmref.explore.races import overwrites
 
 if TYPE_CHECKING:
-    from mmref.explore.scheduler import ExploredCpu, Place
+    from mmref.explore.places import Place
+    from mmref.explore.scheduler import ExploredCpu
 
 __all__ = ["LostUpdates"]
 
@@ -49,8 +51,6 @@ class LostUpdates:
         found = None
         mine = looked.pop(cpu.id, None)
         if mine is not None and mine.by and overwrites(cpu, location):
-            from mmref.explore.scheduler import places_text
-
             found = LostUpdate(
                 location.name, f"{cpu.name} loads it at {places_text(mine.place)}",
                 f"{mine.by} changes it at {places_text(mine.overwritten)}",

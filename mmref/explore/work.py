@@ -19,10 +19,12 @@ from mmref.explore.dpor import Dpor, SourceDpor
 from mmref.explore.errors import StepLimit
 from mmref.explore.frontier import Accesses, Outcome, SavedState, Tree, Unit
 from mmref.explore.locations import THREAD
+from mmref.explore.outside import refuse_what_is_not_explored
 from mmref.explore.program import Execution, Program, Scenario, builder
 from mmref.explore.report import Completed
 from mmref.explore.scheduler import BLOCKED, Chooser, Run
 from mmref.explore.verdict import Verdict
+from mmref.explore.watchdog import MAX_STEP_SECONDS, Watchdog
 
 __all__ = ["DPOR", "Engine", "Interrupt", "Job", "Piece", "do_piece", "dpor", "forget_last_execution", "piece_of",
            "take_back", "work"]  # fmt: skip
@@ -70,6 +72,7 @@ class Job:
         tell: whether the completed executions are wanted.
         memory: the memory model.
         detect: what is looked for.
+        max_step_seconds: as for `explore()`.
     """
 
     program: Program | Scenario
@@ -80,6 +83,7 @@ class Job:
     tell: bool
     memory: str = "sc"
     detect: frozenset[str] = DEFAULT_DETECT
+    max_step_seconds: float | None = MAX_STEP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +109,21 @@ class Interrupt:
     """Put Ctrl-C off to the end of an execution; pressed twice, it takes effect at once.
 
     Does nothing outside the main thread, or if somebody else treats Ctrl-C already.
+
+    Args:
+        patient: do put it off; otherwise it takes effect at once.
+
+    Attributes:
+        pressed: whether it was.
+        mine: whether it is treated here.
+        urgent: what the watchdog wants raised at once, by the signal that it sends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = True) -> None:
+        self._patient = patient
         self.pressed = False
-        self._mine = False
+        self.mine = False
+        self.urgent: type[BaseException] | None = None
 
     def __enter__(self) -> Interrupt:
         if (
@@ -117,18 +131,21 @@ class Interrupt:
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         ):
             signal.signal(signal.SIGINT, self._press)
-            self._mine = True
+            self.mine = True
         return self
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        if self.pressed:
+        urgent, self.urgent = self.urgent, None
+        if urgent is not None:
+            raise urgent
+        if self.pressed or not self._patient:
             signal.default_int_handler(number, frame)
         self.pressed = True
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
     ) -> None:
-        if self._mine:
+        if self.mine:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -156,12 +173,15 @@ def work(
     Returns:
         False if it was enough, and the engine could go on.
     """
+    first = True
     while True:
         run = Run(
             engine, max_steps=max_steps, stop_at_finding=stop_at_first,
             checked_steps=engine.replayed if stop_at_first else 0, lock_orders=outcome.lock_orders,
             prefix=engine.states[: engine.replayed] if isinstance(engine, Dpor) else (),
+            observed=first,
         )  # fmt: skip
+        first = False
         run.go(build)
         outcome.steps += run.steps
         finding = run.finding
@@ -200,7 +220,8 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
     engine.restore(states, root)
     outcome = Outcome()
     end = thread_time() + seconds
-    with Interrupt() as interrupt:
+    refuse_what_is_not_explored()
+    with Interrupt() as interrupt, Watchdog(job.max_step_seconds, interrupt):
 
         def enough() -> bool:
             return interrupt.pressed or thread_time() > end or (runs is not None and outcome.runs >= runs)

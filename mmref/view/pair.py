@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from mmref.explore.scheduler import ENGINE_FILES, place_text
+from mmref.explore.places import ENGINE_FILES, place_text
 from mmref.explore.trace import Trace, TraceEvent
 from mmref.view.ladder import calls_of, text_of
 

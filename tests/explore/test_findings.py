@@ -235,19 +235,6 @@ def test_an_endless_loop_is_named() -> None:
     assert replay(trace, program, max_steps=100) == trace
 
 
-def test_a_program_that_keeps_state_is_refused() -> None:
-    x = Cell(0)
-    with pytest.raises(UsageError, match="created outside the program"):
-        raise_finding(explore(lambda: [x.load]))
-
-
-def raise_finding(report: object) -> None:
-    """A thread's exception is a finding; here it is the usage error that matters."""
-    trace = report.counterexample  # type: ignore[attr-defined]
-    if trace is not None and trace.verdict.id == "UsageError":
-        raise UsageError(trace.verdict.detail)
-
-
 def changing(first: Callable[[Cell[int], Cell[int]], Sequence[Thread]],
              later: Callable[[Cell[int], Cell[int]], Sequence[Thread]]) -> Callable[[], Sequence[Thread]]:
     runs = []
@@ -373,15 +360,6 @@ def test_exploring_works_in_any_thread_and_in_several_at_once() -> None:
     for thread in threads:
         thread.join()
     assert counts == [64, 64, 64]
-
-
-def test_explore_inside_a_program_is_refused() -> None:
-    def program() -> Sequence[Thread]:
-        return [lambda: explore(readers(1))]
-
-    report = explore(program)
-    assert report.counterexample is not None
-    assert "inside a program" in report.counterexample.verdict.detail
 
 
 def test_cells_and_locks_work_outside_an_exploration() -> None:
