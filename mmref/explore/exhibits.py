@@ -103,6 +103,12 @@ CASES: dict[str, Case] = {
     "purge-takes-copies": Case("file-open-copied", "A15"),
     "split-keeps-count": Case("file-shrink", "Q4"),
     "shadow-not-split": Case("file-refault", "A12"),
+    # barriers
+    "collapse-without-fence": Case("file-open", "A10", memory="pso"),
+    "collapse-without-fence-6.4": Case("file-open", "A10", memory="pso"),
+    "counted-plainly": Case("file-open", "A10", memory="tso"),
+    "open-without-order": Case("file-open", "A10", memory="pso"),
+    "uptodate-without-barrier": Case("file-readahead", "A3", memory="pso"),
 }
 """Where each exhibit is caught, by its name."""
 

@@ -2,11 +2,13 @@
 """Bugs of collapse_file()'s history, each as the smallest override that brings it back.
 
 A room per kernel concept: `publishing`, `holes`, `userfaultfd`, `accounting`, `references`, `cursor`, `large_folios`,
-`files`, `opening`. Which scenario catches which is in `mmref.explore.exhibits`, and on the page docs/museum.md.
+`files`, `opening`, `barriers`. Which scenario catches which is in `mmref.explore.exhibits`, and on the page
+docs/museum.md.
 """
 
 from mmref.khugepaged.museum import (
     accounting,
+    barriers,
     cursor,
     files,
     holes,
@@ -22,7 +24,7 @@ from mmref.khugepaged.strategy import CollapseStrategy
 
 __all__ = ["MUSEUM", "Exhibit", "FrozenInCache", "UptodateAfterInsert"]
 
-_ROOMS = (publishing, holes, userfaultfd, accounting, references, cursor, large_folios, files, opening)
+_ROOMS = (publishing, holes, userfaultfd, accounting, references, cursor, large_folios, files, opening, barriers)
 
 MUSEUM: dict[str, type[CollapseStrategy]] = {
     exhibit.name: exhibit for room in _ROOMS for exhibit in (getattr(room, name) for name in room.__all__)
