@@ -104,10 +104,9 @@ class HoldBack:
     ) -> None:
         stream = self._stream
         assert stream is not None
-        if sys.stdout is cast(TextIO, stream):
-            sys.stdout = stream.stream
-        else:
-            stream.over = True  # another thread has put something of its own in front
+        stream.over = True
+        while isinstance(sys.stdout, _Filter) and sys.stdout.over:  # else another thread's stands in front
+            sys.stdout = sys.stdout.stream
         if stream.held and kind is None:
             warnings.warn(
                 f"the program prints, at {stream.held}: explore() runs it many times and shows nothing of that;"

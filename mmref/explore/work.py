@@ -158,6 +158,7 @@ def work(
     max_steps: int,
     enough: Callable[[], bool],
     tell: Callable[[Completed], object] | None,
+    observed: bool = True,
 ) -> bool:
     """Run executions until the engine knows no more, a finding ends the search, or it is enough.
 
@@ -169,19 +170,19 @@ def work(
         max_steps: as for `explore()`.
         enough: asked after each execution that is not the last.
         tell: called after each complete execution, with its number in this account.
+        observed: look in the first execution for what a program must not do.
 
     Returns:
         False if it was enough, and the engine could go on.
     """
-    first = True
     while True:
         run = Run(
             engine, max_steps=max_steps, stop_at_finding=stop_at_first,
             checked_steps=engine.replayed if stop_at_first else 0, lock_orders=outcome.lock_orders,
             prefix=engine.states[: engine.replayed] if isinstance(engine, Dpor) else (),
-            observed=first,
+            observed=observed,
         )  # fmt: skip
-        first = False
+        observed = False
         run.go(build)
         outcome.steps += run.steps
         finding = run.finding
@@ -231,6 +232,7 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
                 builder(job.program, job.strategy, job.memory, job.detect), engine, outcome,
                 stop_at_first=job.stop_at_first,
                 max_steps=job.max_steps, enough=enough, tell=outcome.completed.append if job.tell else None,
+                observed=not states,
             )  # fmt: skip
         except Exception as error:  # the program's own, or a UsageError of ours: explore() raises it again
             return Piece(Outcome(), [], False, (), error)
