@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmref import __version__
+from mmref.commands.museum import add_options as add_museum_options
+from mmref.commands.museum import museum as run_museum
 from mmref.commands.race import add_options
 from mmref.commands.race import race as run_race
 from mmref.errors import MmrefError, UsageError
@@ -65,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     strategies = commands.add_parser("strategies", help="list the strategies")
     strategies.add_argument("--json", action="store_true", help="print the list as JSON")
     strategies.set_defaults(run=_strategies)
+
+    museum = commands.add_parser(
+        "museum",
+        help="see the bugs of the past caught",
+        description="Explore each exhibit of the museum, a strategy with one step changed, and what it changes.",
+    )
+    add_museum_options(museum)
+    museum.set_defaults(run=run_museum)
 
     replay = commands.add_parser("replay", help="run one schedule again, and show it")
     replay.add_argument("what", metavar="SCHEDULE|FILE", help="a schedule string, or a trace file")

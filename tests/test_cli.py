@@ -185,6 +185,22 @@ def test_strategies(mmref):
     assert {"uptodate-after-insert", "frozen-in-cache"} <= {one["name"] for one in listed["museum"]}
 
 
+def test_museum(mmref, in_folder):
+    done = mmref("museum m32 frozen-in-cache --json")
+    rows = json.loads(done.out)
+    assert [(row["mutation"], row["name"], row["invariant"]) for row in rows] == [
+        ("m32", "uptodate-after-insert", "A1"), ("m33", "frozen-in-cache", "A8"),
+    ]  # fmt: skip
+    assert all(row["base_executions"] > 0 for row in rows)
+    assert "2 of 2 are caught" in mmref("museum m32 m33 --markdown page.md").out
+    assert "| m33 | `frozen-in-cache` |" in (in_folder / "page.md").read_text()
+    shown = mmref("museum m32").out
+    for text in ("m32, uptodate-after-insert", "mended by: ", "breaks A1", "replay: ", "in the same scenario: none"):
+        assert text in shown
+    assert "did you mean" in mmref("museum m320", status=2).err
+    assert "give more than 0" in mmref("museum --max-seconds 0", status=2).err
+
+
 def test_live(mmref):
     support = supported()
     if not support:

@@ -23,7 +23,9 @@ __all__ = ["add_options", "museum"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `mmref museum`."""
-    parser.add_argument("exhibits", nargs="*", metavar="EXHIBIT", help="show these, by name or id (default: a table of all)")
+    parser.add_argument(
+        "exhibits", nargs="*", metavar="EXHIBIT", help="show these, by name or id (default: a table of all)"
+    )
     parser.add_argument(
         "--max-seconds", type=float, default=10.0, metavar="S", help="time for each exploration (default: 10)"
     )
@@ -74,18 +76,21 @@ def _print_table(rows: Sequence[MuseumRow]) -> None:
         )  # fmt: skip
     Console(soft_wrap=False).print(table)
     caught, passed = sum(row.caught for row in rows), sum(row.passes for row in rows)
-    print(f"{caught} of {len(rows)} are caught; what they change passes {passed} of the same scenarios in every execution")
+    print(
+        f"{caught} of {len(rows)} are caught; what they change passes {passed} of the same scenarios in every execution"
+    )
 
 
 def _show(name: str, max_seconds: float) -> int:
     """Print one exhibit: the bug, the ladder, and that the strategy without it passes."""
+    from mmref.explore.catalogue import get_scenario
     from mmref.explore.exhibits import CASES, base_of, exhibit, judge
     from mmref.view.ladder import WIDTH
     from mmref.view.rows import found_of
 
     one = exhibit(name)
     caught, passes = judge(name, max_seconds)
-    scenario, _ = CASES[one.name].of(one)
+    scenario = get_scenario(CASES[one.name].scenario)
     print(f"{one.mutation}, {one.name}: {one.summary}")
     print(textwrap.fill(" ".join((one.__doc__ or "").split()), WIDTH))
     print(f"mended by: {one.fixed_by}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmref.explore import Progress
     from mmref.view.rows import Found, Row
 
-__all__ = ["Watcher", "command", "print_found", "print_table", "progress_of"]
+__all__ = ["Watcher", "command", "print_found", "print_table", "progress_of", "steps_of"]
 
 
 def command(arguments: Sequence[str]) -> str:
@@ -141,3 +141,14 @@ def progress_of(total: int, quiet: bool) -> Iterator[Watcher]:
         yield _Lines(total)
     else:
         yield _Nobody()
+
+
+def steps_of(names: Sequence[str], quiet: bool) -> Iterator[str]:
+    """Pass names on one by one, and show how far it is, if there is somebody to see it."""
+    if quiet or not sys.stderr.isatty():
+        yield from names
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(names, "explored", console=Console(stderr=True), transient=True)

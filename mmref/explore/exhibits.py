@@ -2,9 +2,7 @@
 """Which scenario catches which exhibit of the museum: does the explorer see the bugs that history had?
 
 Each exhibit of `mmref.khugepaged.museum` is a strategy with one step changed. Here stands the scenario in which that is
-seen, and by which invariant; the strategy that was changed passes the same scenario.
-
-    python -m mmref.explore.exhibits        # judges all, and prints the page docs/museum.md
+seen, and by which invariant; the strategy that was changed passes the same scenario. `mmref museum` judges all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from mmref.explore.report import Report
 from mmref.khugepaged import CollapseStrategy
 from mmref.khugepaged.museum import MUSEUM, Exhibit
 
-__all__ = ["CASES", "Case", "Row", "base_of", "exhibit", "judge", "museum_page", "museum_row",
+__all__ = ["CASES", "Case", "MuseumRow", "base_of", "exhibit", "judge", "museum_page", "museum_row",
            "museum_table"]  # fmt: skip
 
 
@@ -161,7 +159,7 @@ def judge(name: str, max_seconds: float | None = None) -> tuple[Report, Report]:
 
 
 @dataclass(frozen=True)
-class Row:
+class MuseumRow:
     """A line of the table.
 
     Attributes:
@@ -186,6 +184,16 @@ class Row:
     base_executions: int
     fixed_by: str
 
+    @property
+    def caught(self) -> bool:
+        """Whether it was caught as it should be."""
+        return self.invariant == CASES[self.name].invariant
+
+    @property
+    def passes(self) -> bool:
+        """Whether the strategy that it changes passes, in every execution."""
+        return self.base_executions > 0
+
     def markdown(self) -> str:
         """Write the line for the documentation."""
         cells = (
@@ -195,12 +203,12 @@ class Row:
         return f"| {' | '.join(cells)} |"
 
 
-def museum_row(name: str, max_seconds: float | None = None) -> Row:
+def museum_row(name: str, max_seconds: float | None = None) -> MuseumRow:
     """Judge one exhibit, as `judge()` does; return its line of the table."""
     one = exhibit(name)
     caught, passes = judge(name, max_seconds)
     trace = caught.counterexample
-    return Row(
+    return MuseumRow(
         mutation=one.mutation,
         name=one.name,
         bug=one.summary.partition(", but ")[2],
@@ -213,7 +221,7 @@ def museum_row(name: str, max_seconds: float | None = None) -> Row:
     )
 
 
-def museum_table(max_seconds: float | None = None) -> list[Row]:
+def museum_table(max_seconds: float | None = None) -> list[MuseumRow]:
     """Judge all exhibits, as `judge()` does; return the lines of the table."""
     return [museum_row(name, max_seconds) for name in MUSEUM]
 
@@ -226,17 +234,15 @@ table says in which scenario the explorer catches it, by which invariant ([invar
 execution. The strategy that is changed passes the same scenario in every interleaving; how many there are is the last
 but one column. Exhibits are strategies: `mmref race seek-data --strategy uptodate-after-insert --layout DD`.
 
-This page is made by `python -m mmref.explore.exhibits`, and a test holds it.
+This page is made by `mmref museum --markdown docs/museum.md`, and a test holds it. `mmref museum NAME`
+shows one of them.
 
 | mutation | exhibit | what is wrong | scenario | invariant | caught in execution | passes, exhausted | mended by |
 |---|---|---|---|---|---|---|---|
 """
 
 
-def museum_page(rows: list[Row]) -> str:
+def museum_page(rows: list[MuseumRow]) -> str:
     """Write the table as a page of the documentation (Markdown)."""
     return _PAGE + "".join(f"{row.markdown()}\n" for row in rows)
 
-
-if __name__ == "__main__":
-    print(museum_page(museum_table()), end="")

@@ -29,7 +29,7 @@ def test_an_exhibit_is_caught_and_what_it_changes_passes(name):
     assert row.invariant == CASES[name].invariant, f"{name} in {row.scenario}"
     assert row.base_executions > 0, f"{row.base} does not pass {row.scenario}"
     assert taken < 10, f"{name}: {taken:.1f} s for both"
-    assert row.markdown() in PAGE.read_text().splitlines(), "run python -m mmref.explore.exhibits > docs/museum.md"
+    assert row.markdown() in PAGE.read_text().splitlines(), "run mmref museum --markdown docs/museum.md"
 
 
 def test_the_page_has_what_the_museum_has():
