@@ -75,7 +75,7 @@ CASES: dict[str, Case] = {
     "holes-forgotten-on-copy-error": Case("read", "Q1", "layout=.x,ask=0"),
     "new-leaked": Case("no-nodes", "Q9"),
     # references
-    "mapping-cleared-late": Case("write", "DataRace"),
+    "mapping-cleared-late": Case("write", "A6"),
     "not-put-back": Case("pinned", "Q6"),
     "no-drain": Case("quiet-swap", "L2"),
     "busy-is-invalid": Case("pinned", "A16"),

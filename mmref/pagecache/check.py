@@ -86,6 +86,9 @@ def check_file(inode: Inode, pins: Mapping[Folio, int] | None = None) -> None:
     cached = folios_of(mapping)
     _check_accounting(inode, len(cached))
     huge = 0
+    for index, folio in cached.items():
+        if not folio.index <= index < folio.next_index:
+            raise InvariantViolation("A6", f"{folio!r} is in the cache of {inode.name} at page {index}")
     for folio in dict.fromkeys(cached.values()):
         _check_folio(inode, folio, (pins or {}).get(folio, 0))
         huge += folio.order == inode.pmd_order and folio.order > 0

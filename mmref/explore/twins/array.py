@@ -27,7 +27,7 @@ from mmref.pagecache import (
     entries_of,
 )
 from mmref.sync import SpinLock, might_sleep, rcu_read_lock, rcu_read_unlock, this_cpu
-from mmref.xarray import RETRY, ULONG_MAX, XA_PRESENT, XaNode, XArray
+from mmref.xarray import RETRY, ULONG_MAX, XA_PRESENT, XaNode, XArray, is_sibling
 
 __all__ = ["TracedSlots", "TracedXArray"]
 
@@ -196,6 +196,20 @@ class TracedXArray(XArray[Any]):
     @override
     def _peek_head(self) -> Any:
         return slot_of(XArray, "xa_head").__get__(self)
+
+    def peek(self, index: int) -> Any:
+        """Look at what is at an index without that being an access."""
+        entry = self._peek_head()
+        if type(entry) is not XaNode:
+            return entry if index == 0 else None
+        if index >> entry.shift > self.chunk_mask:
+            return None
+        while type(entry) is XaNode:
+            slots = entry.slots
+            entry = list.__getitem__(slots, index >> entry.shift & self.chunk_mask)
+            if is_sibling(entry):
+                entry = list.__getitem__(slots, entry.number)
+        return entry
 
     # The normal API takes the RCU read lock itself.
 

@@ -13,6 +13,7 @@ from mmref.explore.locations import (
     INC,
     LOCK,
     READ,
+    THREAD,
     TRYINC,
     UNLOCK,
     WRITE,
@@ -210,7 +211,20 @@ class TracedFolio(Folio):
     def unlock(self) -> None:
         point(self.at_lock, UNLOCK, "folio_unlock")
         self.check_alive("folio_unlock()")
+        self.check_place()
         super().unlock()
+
+    def check_place(self) -> None:
+        """Report A6 if this folio says that it belongs to a file which has another entry in its place.
+
+        Whoever takes it out of the file clears `mapping` before it is unlocked: those who wait for the lock go by that.
+        """
+        run = THREAD.run
+        if run is None or not run.live or run.buffers is not None:  # a store to `mapping` may wait in a buffer
+            return
+        i_pages = getattr(_mapping_of(self), "i_pages", None)
+        if i_pages is not None and i_pages.peek(self.index) is not self:
+            raise InvariantViolation("A6", f"{self} is unlocked: it is not in the page cache, but says that it is")
 
     @override
     def test_locked(self) -> bool:
@@ -323,7 +337,7 @@ class TracedFolio(Folio):
 
 def frozen_folios(folio: TracedFolio) -> set[TracedFolio]:
     """Return where the frozen folios of this one's file are kept."""
-    mapping = slot_of(Folio, "mapping").__get__(folio)
+    mapping = _mapping_of(folio)
     frozen: set[TracedFolio] = getattr(getattr(mapping, "i_pages", None), "frozen", set())
     return frozen
 
@@ -365,8 +379,13 @@ def _check_freed(folio: Folio) -> None:
     """Report A11 of a folio that is still in use. Kernel: free_page_is_bad(), mm/page_alloc.c."""
     if folio._flags & PG_LOCKED:
         raise InvariantViolation("A11", f"{folio} is freed while it is locked")
-    if slot_of(Folio, "mapping").__get__(folio) is not None:
+    if _mapping_of(folio) is not None:
         raise InvariantViolation("A11", f"{folio} is freed while it belongs to a mapping")
     if folio._mapcount:
         entries = "page table entry maps" if folio._mapcount == 1 else "page table entries map"
         raise InvariantViolation("A11", f"{folio} is freed while {folio._mapcount} {entries} it")
+
+
+def _mapping_of(folio: Folio) -> object:
+    """Look at the file that a folio belongs to, without that being an access."""
+    return slot_of(Folio, "mapping").__get__(folio)
