@@ -38,7 +38,7 @@ INVARIANTS = {
     "A3": "a page reads as what was last written to it",
     "A4": "no byte of an uptodate folio is uninitialised",
     "A5": "a folio that is in the page cache and not uptodate holds no user data",
-    "A6": "a folio in the page cache says that it belongs there, and one that was taken out does not when it is unlocked",
+    "A6": "a folio in the page cache says that it belongs there; one that was taken out does not when unlocked",
     "A7": "whoever saw a page missing that a userfaultfd monitor watches gets an event when touching it",
     "A8": "no folio that a lookup can find has a reference count of 0, but under xa_lock",
     "A9": "what was punched or truncated stays empty until somebody writes or allocates there again",
