@@ -11,18 +11,46 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from typing import Any
 
 from mmref.errors import UsageError
-from mmref.explore.frontier import Tree, Unit
+from mmref.explore.frontier import Outcome, Tree, Unit
 from mmref.explore.work import Job, Piece, do_piece, take_back
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "workers_of"]
 
 _FIRST_SECONDS = 0.05
 """For how long a worker explores while there is too little to share out, in seconds of its own time."""
 _SECONDS = 0.6
 _PATIENCE = 5.0
 """For how many seconds the work under way is waited for when the search is left."""
+
+
+def workers_of(executor: object) -> int:
+    """Return how many pieces of work an executor does at once, as far as it lets on."""
+    client = _dask_client(executor)
+    if client is not None:
+        return sum(client.nthreads().values()) or 1
+    return getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+def _dask_client(executor: object) -> Any:
+    """Return the client of Dask's executor; None for any other."""
+    client = getattr(executor, "_client", None)
+    return client if callable(getattr(client, "nthreads", None)) else None
+
+
+def do_sent_piece(sent: bytes, *how: Any) -> Piece:
+    """Do as `do_piece()` with a pickled job.
+
+    Dask waits without end for a worker that can import what it is sent; so the program travels as plain bytes.
+    """
+    try:
+        job = pickle.loads(sent)
+    except Exception as error:
+        what = UsageError(f"the worker cannot load the program ({error}): put it where every worker can import it")
+        return Piece(Outcome(), [], False, (), what)
+    return do_piece(job, *how)
 
 
 class Crew:
@@ -42,7 +70,12 @@ class Crew:
         self._job = job
         self._tree = tree
         self._max_executions = max_executions
-        self._workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        self._workers = workers_of(executor)
+        self._sent: bytes | None = None  # the job, if it is sent as plain bytes
+        if _dask_client(executor) is not None:
+            import cloudpickle  # a part of Dask
+
+            self._sent = cloudpickle.dumps(job)
         self._running: dict[Future[Piece], tuple[Unit, int]] = {}
         self.lost = ""
 
@@ -84,7 +117,10 @@ class Crew:
                 return
             states = unit.way() + unit.states
             try:
-                future = self._executor.submit(do_piece, self._job, states, unit.root, seconds, runs)
+                if self._sent is None:
+                    future = self._executor.submit(do_piece, self._job, states, unit.root, seconds, runs)
+                else:
+                    future = self._executor.submit(do_sent_piece, self._sent, states, unit.root, seconds, runs)
             except (RuntimeError, OSError) as error:  # the pool is broken, or has been shut down
                 self._give_up(error)
                 return

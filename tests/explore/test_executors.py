@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from mmref.errors import UsageError
-from mmref.explore import Cell, Completed, Mutex, NondeterministicProgram, Report, crew, explore, get_scenario
+from mmref.explore import Cell, Completed, Frontier, Mutex, NondeterministicProgram, Report, crew, explore, get_scenario
 
 from .programs import casw, inc, lastzero, lockinc, pc, readers
 from .random_programs import Outcomes, generate
@@ -185,6 +186,31 @@ def test_a_killed_worker_costs_nothing_but_time() -> None:
     assert report.frontier is not None
     assert "a worker was lost" in report.verdict
     assert outcome(explore(dies_now_and_then, resume=report.frontier)) == outcome(explore(dies_now_and_then))
+
+
+def lastzero_of_ten() -> Sequence[Thread]:
+    return lastzero(10)()
+
+
+def test_a_worker_that_is_killed_from_outside() -> None:
+    with ProcessPoolExecutor(2) as executor:
+
+        def kill_one(_: object) -> None:
+            processes = list(executor._processes.values())
+            if processes and not killed:
+                killed.append(processes[0].pid)
+                os.kill(processes[0].pid, signal.SIGKILL)
+
+        killed: list[int] = []
+        report = explore(lastzero_of_ten, executor=executor, progress=kill_one)
+    assert killed
+    assert not report.exhaustive
+    assert report.executions < 3328
+    assert report.reason.startswith("a worker was lost (BrokenProcessPool: A process in the process pool")
+    frontier = Frontier.from_json(report.frontier.to_json())
+    assert frontier.executions == report.executions
+    resumed = explore(lastzero_of_ten, resume=frontier)
+    assert (resumed.executions, resumed.blocked, resumed.exhaustive) == (3328, 0, True)
 
 
 class Loses(ThreadPoolExecutor):
