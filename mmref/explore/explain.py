@@ -120,6 +120,8 @@ def explain(build: Build, trace: Trace, max_steps: int) -> RacingPair | None:
     choices = trace.schedule.choices
     if trace.verdict.holds or trace.verdict.kind == "step-limit" or len(choices) > _MAX_EVENTS:
         return None
+    if trace.verdict.id == "DataRace":  # it names the two, and is one in either order
+        return None
     watched = _Watched(choices)
     recorder = Recorder()
     limit = len(choices) + _FURTHER_STEPS

@@ -3,7 +3,8 @@
 
 Reported is a store to a location by a CPU that has loaded it before, if another CPU has stored there in between, and
 the first has not looked again. That the new value was made from the old one cannot be seen from outside: a program that
-stores something else on purpose gives the same picture. So this is looked for only if `detect` says so.
+stores something else on purpose gives the same picture. So this is looked for only if `detect` says so, and not in the
+slots of an XArray, which hold pointers: whoever empties one has made nothing of what was there.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class LostUpdates:
             return None
         found = None
         mine = looked.pop(cpu.id, None)
-        if mine is not None and mine.by and overwrites(cpu, location):
+        if mine is not None and mine.by and overwrites(cpu, location) and cpu.label != "slot store":
             found = LostUpdate(
                 location.name, f"{cpu.name} loads it at {places_text(mine.place)}",
                 f"{mine.by} changes it at {places_text(mine.overwritten)}",

@@ -133,11 +133,15 @@ class Row:
             raise UsageError(f"{source} has a row that is not one of this mmref's ({error}): explore again.") from None
 
 
-_STUCK = {
+_CONSEQUENCES = {
     "deadlock": "They wait for each other for ever, and so does whoever needs what they hold.",
     "livelock": "They spin for ever, and so does whoever needs what they hold.",
+    "SleepInAtomic": "Whoever wants the lock spins while its holder sleeps, perhaps on the CPU that this one needs.",
+    "UseAfterFree": "The memory may be somebody else's by now: a read there means nothing, a write spoils it.",
+    "DoubleFree": "The memory is handed out to two who both believe that it is theirs.",
+    "DataRace": "The compiler may tear, repeat or merge these accesses: what is read may be what nobody has written.",
 }
-"""What it means that nobody can go on: not what a scenario says about a wrong answer."""
+"""What it means that nobody can go on, or that a rule of the kernel is broken, whatever the scenario asks about."""
 
 
 def found_of(scenario: CollapseScenario, trace: Trace) -> Found | None:
@@ -145,9 +149,9 @@ def found_of(scenario: CollapseScenario, trace: Trace) -> Found | None:
     verdict = trace.verdict
     if verdict.holds:
         return None
+    consequence = _CONSEQUENCES.get(verdict.id or verdict.kind, scenario.consequence)
     return Found(
-        verdict.kind, verdict.id, verdict.detail, _STUCK.get(verdict.kind, scenario.consequence), headline(trace),
-        str(trace.schedule),
+        verdict.kind, verdict.id, verdict.detail, consequence, headline(trace), str(trace.schedule),
         ladder(trace), tuple(pair_lines(trace)), as_test(trace),
     )  # fmt: skip
 

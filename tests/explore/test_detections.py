@@ -983,3 +983,15 @@ def test_detectors_travel_with_the_work() -> None:
         report = explore(races_of_two, executor=executor)
         assert report.counterexample == explore(races_of_two).counterexample
         assert explore(races_of_two, executor=executor, detect=()).holds
+
+
+@pytest.mark.parametrize("strategy", ["freeze-and-replace", "upstream-6.12"])
+@pytest.mark.parametrize("name", ["write-hole", "punch-all", "swap-out", "file-open"])
+def test_the_counters_of_the_kernel_lose_no_update(name: str, strategy: str) -> None:
+    report = explore(get_scenario(name), strategy, max_executions=100, detect={"lost-update"})
+    assert report.holds, str(report)
+
+
+def test_a_counter_of_the_kernel_without_its_lock() -> None:
+    report = explore(accounting("nrpages", "write", False), detect={"lost-update"})
+    assert "an update of mapping.nrpages is lost: CPU " in finding(report, "LostUpdate")
