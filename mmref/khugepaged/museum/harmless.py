@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the exhibits of `barriers` are held against: barriers that can go, or that come, and nothing is wrong.
 
-With them are the same bugs in Linux 6.1, which take longer to find. None of these is in the museum.
+With them is m17b in Linux 6.1, which takes longer to find. None of these is in the museum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmref.khugepaged.upstream_6_12 import Upstream612
 from mmref.sync import smp_mb
 
 __all__ = ["CollapseWithoutFence61", "CountedPlainlyWithFence", "OpenWithoutFence", "PublishedWithoutBarrier",
-           "RetryWithFence", "UptodateWithoutBarrier61"]  # fmt: skip
+           "RetryWithFence"]  # fmt: skip
 
 
 class CollapseWithoutFence61(FreezeAndReplace):
@@ -31,14 +31,6 @@ class CollapseWithoutFence61(FreezeAndReplace):
     def announce_huge(self, run: CollapseRun) -> None:
         """Count the huge page: when that is seen is left open."""
         run.mapping.nr_thps_inc()
-
-
-class UptodateWithoutBarrier61(FreezeAndReplace):
-    """m10b in Linux 6.1. Its new folio is in the cache before its content, but locked; what is read ahead is not."""
-
-    name = "uptodate-without-barrier-6.1"
-    summary = "freeze-and-replace, but without smp_wmb() in folio_mark_uptodate()"
-    rules: ClassVar[Mapping[str, object]] = {"uptodate_has_barrier": False}
 
 
 class CountedPlainlyWithFence(Upstream612):
