@@ -31,6 +31,8 @@ _EXPLORED = [
     ("mincore", "DD", 6), ("mincore", "DD.D", 6), ("mincore-rollback", "DDD.", 2), ("alone", "DD.D", 6),
     ("read", "DD", 6), ("write", "DD", 6), ("write-fault", "DD", 6), ("fallocate-again", "Df", 6),
     ("punch", "DD", 6), ("swap-out", "DD", 6), ("pin", "DD", 6), ("collapse", "DD", 6), ("file-read", "DD", 6),
+    ("quiet", "D.D.", 6), ("quiet-swap", "Ds", 6), ("pinned", ".D", 6), ("no-nodes", "D...", 1),
+    ("file-quiet", "dD", 6), ("file-read", "Dx", 6), ("file-read-error", "D.", 6), ("file-open", "DD", 6),
 ]  # fmt: skip
 
 
