@@ -15,7 +15,7 @@ import enum
 import itertools
 import marshal
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from types import (
@@ -115,6 +115,7 @@ class Canon:
         self._numbers: dict[int, int] = {}
         self._kept: list[object] = []  # the numbered objects, so that no other takes the address of one
         self._sets: list[set[Any] | frozenset[Any]] = []
+        self.place: list[int] = []
         self._own = 0  # the first number of the section
         self._shift = 0  # what to add to the count of objects for a number
         self.crossed = False
@@ -259,6 +260,9 @@ class Canon:
         self.constant(frame.f_code)
         self._out.append(frame.f_lasti)
         variables = frame.f_locals
+        place = self.place
+        place += (id(frame.f_code), frame.f_lasti)
+        place += [value for value in variables.values() if type(value) is int]
         self._out += (len(variables), len(stack))
         walks = self._walks
         for name, value in variables.items():
@@ -271,7 +275,7 @@ class Canon:
     def _location(self, value: Location) -> None:
         """Walk a location that has no value itself: it is only whichever it is."""
         if not self._seen(value):
-            self._out.append("location")
+            self._out += ("location", value.id)
 
     # Objects -----------------------------------------------------------------------------------------------
 
@@ -446,7 +450,7 @@ def _is_instrument(name: str) -> bool:
     return name.startswith("at_") or name.endswith("_ids") or name in _INSTRUMENTS
 
 
-_INSTRUMENTS = frozenset({"at", "freed", "freed_in", "ids", "nodes_made", "section"})
+_INSTRUMENTS = frozenset({"_name", "at", "freed", "freed_in", "ids", "nodes_made", "run", "section", "version"})
 """Locations; and when something happened, in steps: what matters of that is told by `history()`."""
 
 
@@ -454,13 +458,22 @@ def _slots(kind: type) -> list[Callable[[Any], object]]:
     """Return the getters of a class's slots: the plain ones, also where a twin has put a scheduling point before."""
     getters: list[Callable[[Any], object]] = []
     for base in reversed(kind.__mro__):
-        if base is Location:
-            continue
-        instruments = base.__module__.startswith(_TWINS)
+        instruments = base is Location or base.__module__.startswith(_TWINS)
         for name, member in sorted(vars(base).items()):
-            if isinstance(member, MemberDescriptorType) and not (instruments and _is_instrument(name)):
-                getters.append(member.__get__)
+            if isinstance(member, MemberDescriptorType):
+                if not (instruments and _is_instrument(name)):
+                    getters.append(member.__get__)
+                elif name.startswith("at_") or name.endswith("ids"):
+                    getters.append(partial(_identity, member.__get__))
     return getters
+
+
+def _identity(get: Callable[[Any], object], value: object) -> int | None:
+    """Return what tells which locations an object has: the id of the one, or of the first of a row."""
+    found = get(value)
+    if isinstance(found, Location):
+        return found.id
+    return found[0] if isinstance(found, Sequence) and not isinstance(found, list) and found else None
 
 
 _WITH_CONTENT: tuple[tuple[type, Callable[[Any], object]], ...] = (

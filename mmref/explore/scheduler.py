@@ -569,7 +569,8 @@ class Run:
     def _further(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Account for the further locations of an operation."""
         failed = mode == READ and cpu.mode != READ
-        for location, further in cpu.more or ():
+        more = cpu.more or ()
+        for location, further in more[: len(more) - cpu.awaited] if cpu.spun else more:
             if failed or further in {READ, WRITE}:
                 cpu.seen[location] = self.steps
             if further != READ and not failed:

@@ -42,7 +42,7 @@ HARD_CASES: dict[str, tuple[list[ThreadCode], int]] = {
             [("lock", 0, [("put_register", 0)])],
             [("trylock", 0, []), ("wait", 0)],
         ],
-        160,
+        74,
     ),
     "an acquire that never succeeds races with that of the holder": (
         [[("keep", 1), ("lock", 1, [])], [("load", 2), ("keep", 0)], [("write_lock", []), ("keep", 0)]],
