@@ -254,9 +254,10 @@ class StoreBuffers:
     def own(self, cpu: ExploredCpu, location: Location) -> list[object]:
         """Return the values of a CPU's own stores to a location that still wait, the oldest first."""
         owner = self._owners[cpu.id]
-        place = owner.places.get(location.id, -1) if self.model.buffer_per_location else 0
-        if place < 0:
+        last = owner.last.get(location.id)
+        if last is None or last.position >= 0:
             return []
+        place = owner.places[location.id] if self.model.buffer_per_location else 0
         return [store.value for store in owner.buffers[place].stores if store.location is location]
 
     def fence(self, cpu: ExploredCpu) -> None:
@@ -276,6 +277,9 @@ class StoreBuffers:
         """Take note of a CPU's next operation: which stores does it need, which views does it touch?"""
         owner = self._owners[cpu.id]
         forwards, self._forwards = self._forwards, False
+        if cpu.mode == READ and cpu.more is None and cpu.location is not owner.fence:  # most operations
+            self._announce_load(cpu, owner, forwards)
+            return
         accesses = ((cpu.location, cpu.mode), *cpu.more) if cpu.more is not None else ((cpu.location, cpu.mode),)
         if cpu.location is owner.fence or (
             any(mode != READ for _, mode in accesses)
@@ -302,6 +306,16 @@ class StoreBuffers:
         cpu.location, cpu.mode = seen[0]
         cpu.more = tuple(seen[1:]) or None
 
+    def _announce_load(self, cpu: ExploredCpu, owner: _Owner, forwards: bool) -> None:
+        """Do as `announce()` for a load of one location."""
+        location = cpu.location
+        views = self._views.get(location.id)
+        store = None
+        if views is not None:
+            store = owner.last.get(location.id)
+            cpu.location = (views or self._views_of(location))[cpu.id]
+        self._wait_for(cpu, () if store is None or (forwards and store.value is not UNSEEN) else (store,))
+
     def _others(self, location: Location, mode: Mode, cpu: ExploredCpu) -> list[tuple[Location, Mode]]:
         """Return what a change of a location does to the other CPUs' views of it."""
         return [(view, mode) for number, view in enumerate(self._views_of(location)) if number != cpu.id]
@@ -319,7 +333,7 @@ class StoreBuffers:
     def _wait_for(self, cpu: ExploredCpu, needs: tuple[Store, ...]) -> None:
         """Let the next operation of a CPU or buffer wait for stores."""
         self._needs[cpu.id] = needs
-        if all(store.position >= 0 for store in needs):
+        if not needs or all(store.position >= 0 for store in needs):
             self.waiting &= ~cpu.bit
         else:
             self.waiting |= cpu.bit
@@ -331,9 +345,15 @@ class StoreBuffers:
             return (cpu.issued, *found)
         return found
 
-    def choose(self, cpu: ExploredCpu) -> None:
-        """Take note that the next operation of a CPU or buffer is about to be performed."""
-        cpu.joins = self.joins(cpu)
+    def choose(self, cpu: ExploredCpu, again: bool) -> None:
+        """Take note that the next operation of a CPU or buffer is about to be performed.
+
+        Args:
+            cpu: the CPU or buffer.
+            again: an earlier execution has begun in the same way, so that nobody asks what it comes after.
+        """
+        if not again:
+            cpu.joins = self.joins(cpu)
         if isinstance(cpu, StoreBuffer):
             return
         owner = self._owners[cpu.id]

@@ -533,7 +533,7 @@ class Run:
                     cpu = self.cpus[choice]
                     mode = cpu.mode if cpu.effect is None else cpu.effective()
                 if self.buffers is not None:
-                    self.buffers.choose(cpu)
+                    self.buffers.choose(cpu, again)
                 if not again:
                     self.chooser.executed(cpu, mode)
                 self.choices.append(choice)

@@ -29,7 +29,7 @@ from mmref.pagecache import (
 from mmref.sync import SpinLock, might_sleep, rcu_read_lock, rcu_read_unlock, this_cpu
 from mmref.xarray import RETRY, ULONG_MAX, XA_PRESENT, XaNode, XArray, is_sibling
 
-__all__ = ["TracedSlots", "TracedXArray"]
+__all__ = ["TracedSlots", "TracedXArray", "note_entry"]
 
 
 class TracedSlots(list[Any]):
@@ -83,7 +83,7 @@ class TracedSlots(list[Any]):
         if self.freed >= 0:
             self._check_alive(f"a load of slot {offset}")
         entry = list.__getitem__(self, offset)
-        _note_entry(entry)
+        note_entry(entry)
         return entry
 
     def __setitem__(self, offset: Any, entry: Any) -> None:
@@ -100,7 +100,7 @@ class TracedSlots(list[Any]):
         elif list.__getitem__(self, offset) is RETRY:
             let_go(place)
         list.__setitem__(self, offset, entry)
-        _note_entry(entry)
+        note_entry(entry)
 
 
 class TracedXaLock(TracedSpinLock):
@@ -241,7 +241,8 @@ def _steps() -> int:
     return run.steps if run is not None and run.live else 0
 
 
-def _note_entry(entry: object) -> None:
+def note_entry(entry: object) -> None:
+    """Record the entry that was loaded or stored."""
     run = THREAD.run
     if run is not None and run.recorder is not None:
         note(entry_text(entry))

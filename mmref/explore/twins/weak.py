@@ -23,7 +23,7 @@ from mmref.explore.locations import INC, THREAD, Location, hold, let_go, note
 from mmref.explore.memory import UNSEEN, StoreBuffers
 from mmref.explore.twins import TRACED
 from mmref.explore.twins.address_spaces import TracedVma
-from mmref.explore.twins.array import TracedSlots, TracedXArray
+from mmref.explore.twins.array import TracedSlots, TracedXArray, note_entry
 from mmref.explore.twins.fields import SharedField, add_to
 from mmref.explore.twins.files import TracedAddressSpace, TracedRegularInode, TracedShmemInode
 from mmref.explore.twins.folios import CLEAR, SET, TEST, TracedFolio
@@ -286,7 +286,7 @@ class BufferedSlots(TracedSlots):
     def __getitem__(self, offset: Any) -> Any:
         if type(offset) is slice:
             return super().__getitem__(offset)
-        where = self._at(offset)
+        where = self.at[offset] or self._at(offset)
         buffers = buffers_of(where)
         if buffers is None:
             return super().__getitem__(offset)
@@ -297,7 +297,7 @@ class BufferedSlots(TracedSlots):
             entry = self.hidden[offset][0]
         else:
             entry = list.__getitem__(self, offset)
-        note(entry_text(entry))
+        note_entry(entry)
         return entry
 
     @override
