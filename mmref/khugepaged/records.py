@@ -49,7 +49,7 @@ RECORDS: Final = {
         "invalidate_lock is taken with folio locks held, truncation takes them the other way round; docs/findings.md",
         "deadlock",
     ),
-    "F5": _record(
+    "F4": _record(
         "who opens a file for writing drops its dirty pages though the collapse has given up; docs/findings.md", "A3"
     ),
     "m32": _record("the museum's bug: inserted, then marked uptodate", "A1", "A2", "A5"),

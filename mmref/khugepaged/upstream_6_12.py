@@ -31,7 +31,7 @@ class Upstream612(LockAndInsertLate):
     collapses_large = True
     exclusive_page_tables = False
     known_races: ClassVar[Mapping[str, str]] = {
-        "seek-hole": "F1", "seek-data-in-hole": "F2", "scan": "B41", "file-truncate": "F3", "file-open": "F5",
+        "seek-hole": "F1", "seek-data-in-hole": "F2", "scan": "B41", "file-truncate": "F3", "file-open": "F4",
     }  # fmt: skip
 
     @override

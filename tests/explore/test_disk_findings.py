@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""F3 and F5 of docs/findings.md: what the explorer finds about files on a disk, and what would mend it."""
+"""F3 and F4 of docs/findings.md: what the explorer finds about files on a disk, and what would mend it."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ class WriteFirst(Upstream612):
         mapping.invalidate_lock.up_read()
 
 
-def test_f5_dirty_data_is_lost_though_the_collapse_has_given_up():
+def test_f4_dirty_data_is_lost_though_the_collapse_has_given_up():
     scenario = replace(get_scenario("file-open"), layout="DD|dD")
     report = explore(scenario, V6_12)
     trace = report.counterexample
@@ -60,7 +60,7 @@ def test_f5_dirty_data_is_lost_though_the_collapse_has_given_up():
 
 
 @pytest.mark.parametrize("name", ["file-open", "file-open-later"])
-def test_f5_does_not_happen_if_data_is_written_first(name):
+def test_f4_does_not_happen_if_data_is_written_first(name):
     report = explore(replace(get_scenario(name), layout="DD|dD"), WriteFirst)
     assert report.holds, str(report)
     assert report.exhaustive
