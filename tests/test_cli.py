@@ -363,3 +363,20 @@ def test_the_module_runs_too():
     )
     assert done.returncode == 0, done.stderr
     assert "RACE" in done.stdout
+
+
+def test_a_weak_memory_model(mmref, in_folder):
+    line = "race uffd-look --strategy upstream-6.12 --layout D."
+    assert rows_of(mmref, f"{line} --memory sc") == rows_of(mmref, line)
+    done = mmref(f"{line} --memory tso", status=1)  # not on record: only memory that is not as strong shows it
+    assert "(xas_store(RETRY) is visible)" in done.out
+    assert ":v1-tso:" in done.out
+    assert "memory='arm' is unknown" in mmref(f"{line} --memory arm", status=2).err
+
+    line = "race mincore --strategy lock-and-insert-late --layout DDDD --memory tso"
+    whole = rows_of(mmref, line)
+    mmref(f"{line} --max-executions 20")
+    left = "race --resume mmref-race.frontier --max-executions 10000"
+    refused = mmref(f"{left} --memory pso", status=2)
+    assert refused.err == "mmref: --memory pso: 'mmref-race.frontier' was begun with tso.\n"
+    assert rows_of(mmref, left) == whole

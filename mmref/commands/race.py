@@ -64,6 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("the search")
     how.add_argument("--engine", metavar="NAME", help="the algorithm (default: optimal)")
+    how.add_argument("--memory", metavar="MODEL", help="the memory model: sc, tso or pso (default: sc)")
     how.add_argument("--jobs", type=int, default=1, metavar="N", help="share the work among N processes (default: 1)")
     how.add_argument(
         "--max-executions", type=int, metavar="N",
@@ -127,7 +128,7 @@ def _asked_for(options: argparse.Namespace) -> tuple[Unfinished, str]:
         bound = options.max_executions
     judged = [get_strategy(name) for name in names]
     cells = [Cell(scenario.spec(strategy)) for scenario in chosen for strategy in judged]
-    return Unfinished(cells, options.engine, bound), origin
+    return Unfinished(cells, options.engine, bound, options.memory or "sc"), origin
 
 
 def _resumed(options: argparse.Namespace) -> tuple[Unfinished, str]:
@@ -137,6 +138,8 @@ def _resumed(options: argparse.Namespace) -> tuple[Unfinished, str]:
     todo = Unfinished.load(options.resume)
     if options.engine is not None and options.engine != todo.engine:
         raise UsageError(f"--engine {options.engine}: {options.resume!r} was begun with {todo.engine or 'optimal'}.")
+    if options.memory is not None and options.memory != todo.memory:
+        raise UsageError(f"--memory {options.memory}: {options.resume!r} was begun with {todo.memory}.")
     todo.max_executions = options.max_executions or todo.max_executions
     left = len(todo.left())
     if not left:
@@ -228,8 +231,8 @@ def _explore_cell(cell: Cell, todo: Unfinished, executor: Executor | None, secon
     interrupted = False
     try:
         report = explore(
-            scenario, strategy, executor=executor, engine=todo.engine, max_executions=todo.max_executions,
-            max_seconds=seconds, resume=cell.frontier, progress=tell,  # type: ignore[arg-type]
+            scenario, strategy, executor=executor, engine=todo.engine, memory=todo.memory,
+            max_executions=todo.max_executions, max_seconds=seconds, resume=cell.frontier, progress=tell,  # type: ignore[arg-type]
         )  # fmt: skip
     except Interrupted as end:
         report, interrupted = end.report, True

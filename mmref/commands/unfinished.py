@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What `mmref race` has explored and what it has not, as a file: to go on there another time.
 
-The JSON schema, version 1: {"mmref_race": 1, "max_executions": int or null, "engine": text or null, "cells":
-[{"spec": what builds scenario and strategy, "row": see `view/rows.py`, or null if it was not begun,
-"frontier": see `explore/resume.py`, or null if there is nothing to resume}, ...]}.
+The JSON schema, version 1: {"mmref_race": 1, "max_executions": int or null, "engine": text or null, "memory": text
+(the memory model; "sc" if it is left out), "cells": [{"spec": what builds scenario and strategy, "row": see
+`view/rows.py`, or null if it was not begun, "frontier": see `explore/resume.py`, or null if there is nothing to
+resume}, ...]}.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Unfinished:
     cells: list[Cell]
     engine: str | None = None
     max_executions: int | None = None
+    memory: str = "sc"
 
     def left(self) -> list[Cell]:
         """Return what is still to do."""
@@ -64,6 +66,7 @@ class Unfinished:
             "mmref_race": VERSION,
             "engine": self.engine,
             "max_executions": self.max_executions,
+            "memory": self.memory,
             "cells": [
                 {
                     "spec": cell.spec,
@@ -99,6 +102,6 @@ class Unfinished:
                 )
                 for one in data["cells"]
             ]
-            return cls(cells, data["engine"], data["max_executions"])
+            return cls(cells, data["engine"], data["max_executions"], data.get("memory", "sc"))
         except (LookupError, TypeError) as error:
             raise UsageError(f"{path!r} is not whole ({type(error).__name__}: {error}): explore again.") from None
