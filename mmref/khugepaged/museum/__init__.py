@@ -26,7 +26,7 @@ __all__ = ["MUSEUM", "Exhibit", "FrozenInCache", "UptodateAfterInsert"]
 
 _ROOMS = (publishing, holes, userfaultfd, accounting, references, cursor, large_folios, files, opening, barriers)
 
-MUSEUM: dict[str, type[CollapseStrategy]] = {
-    exhibit.name: exhibit for room in _ROOMS for exhibit in (getattr(room, name) for name in room.__all__)
-}
-"""The exhibits by name; each of them is an `Exhibit`."""
+_EXHIBITS: list[type[Exhibit]] = [getattr(room, name) for room in _ROOMS for name in room.__all__]
+
+MUSEUM: dict[str, type[CollapseStrategy]] = {one.name: one for one in sorted(_EXHIBITS, key=lambda one: one.mutation)}
+"""The exhibits by name, in the order of their ids; each of them is an `Exhibit`."""
