@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: race test bench docs clean
+.PHONY: race test bench peers docs clean
 
 race: $(VENV)/.installed
 	@$(BIN)/mmref race
@@ -19,6 +19,9 @@ test: $(VENV)/.test-installed
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-group-by=group
+
+peers: $(VENV)/.peers-installed
+	$(BIN)/python benchmarks/peers.py
 
 docs: $(VENV)/.docs-installed
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
