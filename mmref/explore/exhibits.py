@@ -237,9 +237,9 @@ but one column. Exhibits are strategies: `mmref race seek-data --strategy uptoda
 This page is made by `mmref museum --markdown docs/museum.md`, and a test holds it. `mmref museum NAME`
 shows one of them.
 
-Not here: page tables that are used after they were freed, which nobody watches (m14, m27, m39); readahead that reads too
-much (m15); and two who open a file and drop its cache at once (m19), which was mended once more since, by looking at
-each folio again under its lock.
+Not here: page tables that are used after they were freed, which nobody watches (m14, m27, m39); readahead that reads
+too much (m15); and two who open a file and drop its cache at once (m19), which was mended once more since, by looking
+at each folio again under its lock.
 
 | mutation | exhibit | what is wrong | scenario | invariant | caught in execution | passes, exhausted | mended by |
 |---|---|---|---|---|---|---|---|
