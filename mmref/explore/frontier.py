@@ -205,8 +205,7 @@ class Outcome:
         self.steps += later.steps
         self.stopped = self.stopped or later.stopped
         self.completed.extend(later.completed)
-        for key, taken in later.lock_orders.orders.items():
-            self.lock_orders.orders.setdefault(key, taken)
+        self.lock_orders.add(later.lock_orders)
 
     def data(self) -> dict[str, Any]:
         """Return the outcome as plain data."""

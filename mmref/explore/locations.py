@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ATOMIC", "CONFLICTS", "DEC", "INC", "LOCK", "LOCKED", "MARKED", "MODE_NAMES", "ONCE", "PLAIN", "READ",
            "SHARE", "TRYINC", "UNLOCK", "UNSHARE", "WRITE", "Accesses", "Effect", "FieldLocation",
            "Location", "LockLocation", "MarkedLocation", "Mode", "OnceLocation", "PlainLocation",
-           "SpinLocation", "conflict", "hold", "let_go", "note", "point", "point_all", "reserve",
-           "taken", "taking", "watch_races"]
+           "SpinLocation", "conflict", "hold", "let_go", "note", "point", "point_all", "queueing", "reserve",
+           "taken", "watch_races"]
 
 Mode: TypeAlias = int
 
@@ -327,15 +327,16 @@ def point_all(
     run.reschedule(cpu)
 
 
-def taking(location: Location, mode: Mode) -> None:
-    """Say that this CPU takes a lock, where the mode of the operation does not tell: it may have to wait first."""
+def queueing(location: Location) -> None:
+    """Say that this CPU takes a lock exclusively, and holds off who wants to share it while it has to wait."""
     run = location.run
     if run is not None and run.live:
-        run.lock_orders.wanted(run.current, location, mode)
+        run.lock_orders.wanted(run.current, location, LOCK)
+        run.lock_orders.queued(run.current, location)
 
 
 def taken(location: Location, mode: Mode) -> None:
-    """Say that this CPU has the lock that it was `taking()`."""
+    """Say that this CPU has a lock, where the mode of the operation does not tell."""
     run = location.run
     if run is not None and run.live:
         run.lock_orders.taken(run.current, location, mode)

@@ -6,7 +6,8 @@ count together. An inversion is a circle: each of its locks is held by one CPU t
 deadlock may have a reason that nobody sees here (a third lock that both hold, a page that only one of them can
 have), so it is reported beside the findings and is none itself.
 
-Trylocks hold, but do not wait; two readers of a lock do not wait for each other.
+Trylocks hold, but do not wait. Two readers of a lock do not wait for each other, unless a writer that waits between
+them holds the second one off: a third CPU that takes the lock exclusively closes a circle of readers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ _TRYLOCKS = ("trylock", "try_acquire")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One step of an inversion: a CPU takes a lock while it holds another. (Locks and CPUs are named.)"""
+    """One step of an inversion: a CPU takes a lock while it holds another. (Locks and CPUs are named.)
+
+    If it holds none, it is a writer that holds new readers of the lock off.
+    """
 
     cpu: str
     held: str
@@ -38,7 +42,8 @@ class Taken:
     where: str
 
     def __str__(self) -> str:
-        return f"{self.cpu} takes {self.wanted} while it holds {self.held}" + (f", {self.where}" if self.where else "")
+        why = f"while it holds {self.held}" if self.held else "exclusively, and holds new readers off"
+        return f"{self.cpu} takes {self.wanted} {why}" + (f", {self.where}" if self.where else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,24 @@ def _identity(lock: Location) -> str:
 
 
 class LockOrders:
-    """In which order locks have been taken so far."""
+    """In which order locks have been taken so far.
 
-    def __init__(self, orders: dict[_Key, Taken] | None = None) -> None:
-        self.orders = orders or {}
+    Attributes:
+        orders: who takes which lock while holding which.
+        writers: lock -> CPU -> where it takes the lock exclusively, of locks whose writers hold new readers off.
+    """
+
+    def __init__(self) -> None:
+        self.orders: dict[_Key, Taken] = {}
+        self.writers: dict[str, dict[int, Taken]] = {}
+
+    def add(self, later: LockOrders) -> None:
+        """Add what has been seen later."""
+        for key, taken in later.orders.items():
+            self.orders.setdefault(key, taken)
+        for lock, writers in later.writers.items():
+            for cpu, taken in writers.items():
+                self.writers.setdefault(lock, {}).setdefault(cpu, taken)
 
     def note(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Take note of an operation on a lock that is about to be performed."""
@@ -82,6 +101,12 @@ class LockOrders:
             key = (_identity(other), how, _identity(location), mode, cpu.id)
             if key not in self.orders:
                 self.orders[key] = Taken(cpu.name, other.name, location.name, cpu.where())
+
+    def queued(self, cpu: ExploredCpu, location: Location) -> None:
+        """Take note that a CPU takes a lock exclusively, and holds new readers off while it waits."""
+        writers = self.writers.setdefault(_identity(location), {})
+        if cpu.id not in writers:
+            writers[cpu.id] = Taken(cpu.name, "", location.name, cpu.where())
 
     @staticmethod
     def taken(cpu: ExploredCpu, location: Location, mode: Mode) -> None:
@@ -108,33 +133,62 @@ class LockOrders:
             circle = self._circle(start, following)
             if circle is not None:
                 locks = frozenset(key[0] for key in circle)
-                found.setdefault(locks, Inversion(tuple(self.orders[key] for key in circle)))
+                found.setdefault(locks, Inversion(tuple(self.orders[key] for key in circle) + self._between(circle)))
         return tuple(found.values())
 
-    @staticmethod
-    def _circle(start: _Key, following: dict[str, list[_Key]]) -> list[_Key] | None:
+    def _circle(self, start: _Key, following: dict[str, list[_Key]]) -> list[_Key] | None:
         """Find the shortest way back to a lock that is held, each step on a CPU of its own."""
         frontier = [[start]]
         while frontier:
             longer = []
             for way in frontier:
-                _, _, lock, how, _ = way[-1]
-                for key in following.get(lock, ()):
-                    if key[4] in {step[4] for step in way} or (how == SHARE and key[1] == SHARE):
+                for key in following.get(way[-1][2], ()):
+                    if key[4] in {step[4] for step in way}:
                         continue
+                    further = [*way, key]
                     if key[2] == start[0]:
-                        if not (key[3] == SHARE and start[1] == SHARE):
-                            return [*way, key]
+                        if len(self._between(further)) == len(self._shared(further)):
+                            return further
                     elif all(key[2] != step[0] for step in way):
-                        longer.append([*way, key])
+                        longer.append(further)
             frontier = longer
         return None
 
+    @staticmethod
+    def _shared(circle: list[_Key]) -> list[str]:
+        """Return the locks of a circle that both CPUs take as readers."""
+        return [
+            key[2] for key, following in zip(circle, [*circle[1:], circle[0]], strict=True)
+            if key[3] == following[1] == SHARE
+        ]  # fmt: skip
+
+    def _between(self, circle: list[_Key]) -> tuple[Taken, ...]:
+        """Return a writer for each of these, one that has no other part in the circle."""
+        cpus = {key[4] for key in circle}
+        writers = []
+        for lock in self._shared(circle):
+            writers += [taken for cpu, taken in sorted(self.writers.get(lock, {}).items()) if cpu not in cpus][:1]
+        return tuple(writers)
+
     def data(self) -> list[Any]:
         """Return the orders as plain data."""
-        return [[list(key), taken.cpu, taken.held, taken.wanted, taken.where] for key, taken in self.orders.items()]
+        orders = [[list(key), *_names(taken)] for key, taken in self.orders.items()]
+        writers = [
+            [lock, cpu, *_names(taken)] for lock, writers in self.writers.items() for cpu, taken in writers.items()
+        ]
+        return [orders, writers]
 
     @classmethod
     def of(cls, data: Iterable[Any]) -> LockOrders:
         """Return the orders that `data()` has described."""
-        return cls({tuple(key): Taken(*names) for key, *names in data})
+        found = cls()
+        orders, writers = data
+        for key, *names in orders:
+            found.orders[tuple(key)] = Taken(*names)
+        for lock, cpu, *names in writers:
+            found.writers.setdefault(lock, {})[cpu] = Taken(*names)
+        return found
+
+
+def _names(taken: Taken) -> list[str]:
+    return [taken.cpu, taken.held, taken.wanted, taken.where]

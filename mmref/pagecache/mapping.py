@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmref.folio import Folio, Lru, MemCgroup, PageAllocator
 from mmref.pagecache.kernel import DEFAULT_KERNEL, KernelRules, kernel_rules
 from mmref.pagecache.vmstat import VmStat
-from mmref.sync import RwSem, SpinLock, this_cpu
+from mmref.sync import RwSem, SpinLock, might_sleep, this_cpu
 from mmref.xarray import XArray
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Memory:
         if not group.charge(folio.nr_pages):
             from mmref.pagecache.reclaim import try_to_free_mem_cgroup_pages
 
+            might_sleep("try_to_free_mem_cgroup_pages()")
             try_to_free_mem_cgroup_pages(self, group, folio.nr_pages)
             if not group.charge(folio.nr_pages):
                 return False

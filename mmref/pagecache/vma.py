@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.rmap import AnonVma
+from mmref.sync import might_sleep
 
 if TYPE_CHECKING:
     from mmref.pagecache.mm import Mm
@@ -112,12 +113,20 @@ class Vma:
         return start >= self.vm_start and start + size <= self.vm_end
 
     def prepare_anon_vma(self) -> AnonVma:
-        """Make sure that there is a place for private copies. Kernel: __anon_vma_prepare(), mm/rmap.c."""
+        """Make sure that there is a place for private copies. Kernel: __anon_vma_prepare(), mm/rmap.c.
+
+        Context: mmap_lock is held; takes page_table_lock, as another fault may do the same at once.
+        """
         found = self.anon_vma
-        if found is None:
-            found = AnonVma()
-            found.vmas[self] = None
-            self.anon_vma = found
+        if found is not None:
+            return found
+        might_sleep("__anon_vma_prepare()")
+        made = AnonVma()
+        made.vmas[self] = None
+        with self.mm.page_table_lock:
+            found = self.anon_vma
+            if found is None:
+                self.anon_vma = found = made
         return found
 
     def same_kind(self, other: Vma) -> bool:

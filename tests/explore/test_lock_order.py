@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mmref.explore import Cell, Frontier, Mutex, explore, get_scenario
+from mmref.explore.twins.fields import TracedRwSem
 
 from .random_programs import Sem
 
@@ -248,3 +249,44 @@ def test_locks_that_a_cpu_makes_are_not_mixed_up() -> None:
         return [lambda: x.store(1), lambda: unmap() if x.load() else fault(), pmd.acquire]
 
     assert explore(program, stop_at_first=False).inversions == ()
+
+
+@pytest.mark.parametrize(("third", "expected"), [(True, 1), (False, 0)])
+def test_a_writer_between_readers_closes_the_circle(third: bool, expected: int) -> None:
+    """Readers of two semaphores, in opposite orders: only who waits to write makes them wait for each other."""
+
+    def program() -> Sequence[Thread]:
+        a, b, turn = TracedRwSem("a"), TracedRwSem("b"), Cell(0, "turn")
+
+        def one() -> None:
+            a.down_read()
+            b.down_read()
+            b.up_read()
+            a.up_read()
+            turn.store(1)
+
+        def other() -> None:
+            if turn.load() == 1:
+                b.down_read()
+                a.down_read()
+                a.up_read()
+                b.up_read()
+            turn.store(2)
+
+        def writer() -> None:
+            if turn.load() == 2:
+                for lock in (a, b) if third else (a,):
+                    lock.down_write()
+                    lock.up_write()
+
+        return [one, other, writer]
+
+    report = explore(program)
+    assert report.holds
+    assert len(report.inversions) == expected
+    if third:
+        assert [step.cpu for step in report.inversions[0].steps] == ["CPU 0", "CPU 1", "CPU 2", "CPU 2"]
+        assert "CPU 2 takes b exclusively, and holds new readers off, " in str(report)
+        part = explore(program, max_executions=1)
+        assert part.frontier is not None
+        assert explore(program, resume=Frontier.from_json(part.frontier.to_json())).inversions == report.inversions

@@ -21,8 +21,8 @@ from mmref.explore.locations import (
     SpinLocation,
     note,
     point,
+    queueing,
     taken,
-    taking,
 )
 from mmref.sync import PercpuCounter, RwSem, SpinLock, might_sleep
 
@@ -97,7 +97,7 @@ class TracedRwSem(RwSem):
     def down_write(self) -> None:
         might_sleep("down_write()")
         point(self.at_lock, WRITE, "down_write")
-        taking(self.at_lock, LOCK)
+        queueing(self.at_lock)
         if not self._free():
             self.queued += 1
             point(self.at_lock, WRITE, "down_write", None, self._free, self._holder)
