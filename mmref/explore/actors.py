@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EEXIST, EIO
 from typing import ClassVar
 
@@ -130,6 +131,21 @@ class Mincore(Actor):
         return resident
 
 
+class MappedMincore(Mincore):
+    """Ask mincore() about a mapping, some pages of which the page tables map."""
+
+    @override
+    def prepare(self) -> None:
+        self.map_file()
+        self.process.read(self.address_of(self.at), 1)
+
+    @override
+    def act(self) -> list[bool]:
+        resident = self.process.mincore(self.address, len(self.everything) * self.size)
+        check_resident(0, resident, frozenset(self.scene.resident))
+        return resident
+
+
 class Read(Actor):
     """Read one page with read(2)."""
 
@@ -242,6 +258,19 @@ class Fallocate(Actor):
         self.scene.wrote(self.at, self.scene.truth.get(self.at, bytes(self.size)))
 
 
+class FallocateRest(Actor):
+    """Allocate from one page to the end; what has been allocated is taken back if there is not room for all."""
+
+    label = "fallocate"
+
+    @override
+    def act(self) -> None:
+        rest = self.everything[self.at :]
+        self.file.fallocate(rest.start * self.size, len(rest) * self.size)
+        for page in rest:
+            self.scene.wrote(page, self.scene.truth.get(page, bytes(self.size)))
+
+
 class Punch(Actor):
     """Punch one page out."""
 
@@ -290,6 +319,30 @@ class Truncate(Actor):
         self.file.truncate(0)
         self.scene.truth.clear()
         self.scene.emptied(self.everything)
+
+
+class TruncateAndGrow(Actor):
+    """Cut the file off before one page, and make it as long again: the page and what is behind it is a hole."""
+
+    label = "truncate twice"
+
+    @override
+    def prepare(self) -> None:
+        behind = self.everything[self.at :]
+        self.scene.may_lose(behind)
+        for page in behind:
+            self.scene.may_read(page, b"", bytes(self.size))
+
+    @override
+    def act(self) -> None:
+        behind = self.everything[self.at :]
+        self.file.truncate(self.at * self.size)
+        for page in behind:
+            self.scene.truth.pop(page, None)
+        self.scene.emptied(behind)
+        self.file.truncate(len(self.everything) * self.size)
+        for page in behind:
+            self.scene.truth.setdefault(page, bytes(self.size))
 
 
 # Reclaim, swap, pins ---------------------------------------------------------------------------------------
@@ -345,6 +398,32 @@ class Pin(Actor):
         succeeded = any(result.status.succeeded for result in self.scene.results)
         cached = folios_of(self.file.mapping).get(self.at)
         if cached is not folio and not (succeeded and folio.mapping is None):
+            raise InvariantViolation("A13", f"{folio} was pinned, but page {self.at} is {cached} now")
+        self.file.pins[folio] -= 1
+        folio.put()
+
+
+class GupPin(Pin):
+    """Pin one page through the page tables, as get_user_pages() does, for instance for a network card."""
+
+    label = "GUP"
+
+    @override
+    def prepare(self) -> None:
+        self.map_file()
+        self.process.read(self.address_of(self.at), 1)
+
+    @override
+    def take(self) -> Folio | None:
+        return self.process.mm.pin(self.address_of(self.at))
+
+    @override
+    def settle(self) -> None:
+        """No page that was replaced can have been pinned: it is unmapped before its references are counted."""
+        folio = self.pinned
+        assert folio is not None
+        cached = folios_of(self.file.mapping).get(self.at)
+        if cached is not folio:
             raise InvariantViolation("A13", f"{folio} was pinned, but page {self.at} is {cached} now")
         self.file.pins[folio] -= 1
         folio.put()
@@ -420,6 +499,30 @@ class RegisterTail(RegisterLookTouch):
         self.address = self.file.mmap(self.size, self.at * self.size) - self.at * self.size
 
 
+class UffdCopy(Changes):
+    """Fill a missing page of a registered range, as a monitor does ahead of time (UFFDIO_COPY)."""
+
+    label = "uffd monitor"
+
+    @override
+    def prepare(self) -> None:
+        super().prepare()
+        self.map_file()
+        self.scene.may_fill(self.at)
+        self.uffd = self.process.userfaultfd()
+        self.uffd.register(self.address, len(self.everything) * self.size, "missing")
+
+    @override
+    def act(self) -> None:
+        try:
+            self.uffd.copy(self.address_of(self.at), self.new)
+        except OSError as error:
+            if error.errno != EEXIST:  # a page is there already, and stays as it is
+                raise
+        else:
+            self.scene.wrote(self.at, self.new)
+
+
 # A second collapse, the scan -------------------------------------------------------------------------------
 
 
@@ -434,7 +537,7 @@ class CollapseToo(Actor):
         return self.scene.layout.extent(self.at >> self.scene.layout.order).start
 
     @override
-    def act(self) -> CollapseResult:
+    def act(self) -> object:
         result = collapse_file(self.file.mapping, self.start, self.scene.strategy)
         self.scene.results.append(result)
         return result
@@ -446,14 +549,62 @@ class Scan(CollapseToo):
     label = "khugepaged 2"
 
     @override
-    def act(self) -> CollapseResult:
+    def act(self) -> object:
         status, holes = hpage_collapse_scan_file(self.file.mapping, self.start, self.scene.strategy, CollapseControl())
         result = CollapseResult(status, self.start, holes)
         self.scene.results.append(result)
         return result
 
 
+class Madvise(CollapseToo):
+    """Collapse the huge page with MADV_COLLAPSE where it is mapped, which also maps it by one entry."""
+
+    @override
+    def prepare(self) -> None:
+        self.map_file()
+        self.process.read(self.address_of(self.at), 1)
+
+    @override
+    def act(self) -> object:
+        huge = self.process.mm.huge_size
+        # It may lose against the other collapse; what counts is what is left behind.
+        with suppress(OSError):
+            self.process.madvise_collapse(self.address_of(self.start), huge, self.scene.strategy)
+        return None
+
+
+class Munmap(Actor):
+    """Unmap the file, whose pages are all in the page tables."""
+
+    label = "munmap"
+
+    @override
+    def prepare(self) -> None:
+        self.map_file()
+        for page in sorted(self.scene.layout.resident):
+            self.process.read(self.address_of(page), 1)
+
+    @override
+    def act(self) -> None:
+        huge = self.process.mm.huge_size
+        self.process.munmap(self.address, self.scene.layout.extents * huge)
+
+
 # Files on a disk -------------------------------------------------------------------------------------------
+
+
+class FileTruncate(Truncate):
+    """Cut the file down to nothing by its path: nobody has it open. Kernel: vfs_truncate(), fs/open.c."""
+
+    @override
+    def act(self) -> None:
+        inode = self.file.inode
+        assert isinstance(inode, RegularInode)
+        inode.get_write_access()
+        try:
+            super().act()
+        finally:
+            inode.put_write_access()
 
 
 class OpenForWrite(Actor):
@@ -498,6 +649,22 @@ class OpenAndWrite(OpenForWrite, Write):
         Write.act(self)
 
 
+class OpenAndPunch(OpenForWrite, Punch):
+    """Open the file for writing, and punch one page out."""
+
+    label = "open, punch"
+
+    @override
+    def prepare(self) -> None:
+        OpenForWrite.prepare(self)
+        Punch.prepare(self)
+
+    @override
+    def act(self) -> None:
+        OpenForWrite.act(self)
+        Punch.act(self)
+
+
 class CompleteIo(Actor):
     """Let the disk say that what it was given has been written. Kernel: end_page_writeback(), in an interrupt."""
 
@@ -511,10 +678,12 @@ class CompleteIo(Actor):
 
 
 ACTORS: dict[str, type[Actor]] = {
-    "seek-data": SeekData, "seek-hole": SeekHole, "mincore": Mincore, "read": Read, "mapped-read": MappedRead,
-    "fault": Fault, "write": Write, "write-fault": WriteFault, "fallocate": Fallocate, "punch": Punch,
-    "punch-all": PunchAll, "truncate": Truncate, "swap-out": SwapOut, "swap-in": SwapIn, "pin": Pin,
-    "uffd": RegisterLookTouch, "collapse": CollapseToo, "scan": Scan, "open-for-write": OpenForWrite,
-    "open-and-write": OpenAndWrite, "complete-io": CompleteIo,
+    "seek-data": SeekData, "seek-hole": SeekHole, "mincore": Mincore, "mincore-mapped": MappedMincore, "read": Read,
+    "mapped-read": MappedRead, "fault": Fault, "write": Write, "write-fault": WriteFault, "fallocate": Fallocate,
+    "fallocate-rest": FallocateRest, "punch": Punch, "punch-all": PunchAll, "truncate": Truncate,
+    "truncate-grow": TruncateAndGrow, "swap-out": SwapOut, "swap-in": SwapIn, "pin": Pin, "gup": GupPin,
+    "uffd": RegisterLookTouch, "uffd-copy": UffdCopy, "collapse": CollapseToo, "scan": Scan, "madvise": Madvise,
+    "munmap": Munmap, "open-for-write": OpenForWrite, "open-and-write": OpenAndWrite, "open-and-punch": OpenAndPunch,
+    "file-truncate": FileTruncate, "complete-io": CompleteIo,
 }  # fmt: skip
 """Who can be on the other CPUs, by the name that scenarios use."""

@@ -137,6 +137,11 @@ class CollapseScenario:
         where = "a leaf" if level == 0 else "a node above the leaves"
         return f"order {order}, chunk_shift {shift}: {slots} slot{'s' * (slots > 1)} of {where}"
 
+    def exists_under(self, strategy: object | None = None) -> bool:
+        """Tell whether the kernel that a strategy belongs to has such a file."""
+        small = [order for _, order in self.pages.large if order < self.pages.order]
+        return not small or rules_of(as_strategy(strategy)).shmem_large_folios
+
     def spec(self, strategy: object | None = None) -> str:
         """Return the text from which `scenario_from_spec()` builds the same scenario and strategy again."""
         parameters = [f"layout={self.layout}", f"chunk_shift={self.chunk_shift}"]

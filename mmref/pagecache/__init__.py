@@ -7,6 +7,7 @@ from mmref.pagecache.filemap import (
     SEEK_DATA,
     SEEK_HOLE,
     filemap_get_entry,
+    filemap_lock_folio,
     find_get_entry,
     mapping_seek_hole_data,
 )
@@ -20,7 +21,6 @@ from mmref.pagecache.reclaim import invalidate_mapping_pages, reclaim_folio
 from mmref.pagecache.regular import (
     RegularInode,
     filemap_flush,
-    filemap_lock_folio,
     filemap_write_and_wait,
     page_cache_sync_readahead,
 )

@@ -25,6 +25,7 @@ __all__ = [
     "SEEK_DATA",
     "SEEK_HOLE",
     "filemap_get_entry",
+    "filemap_lock_folio",
     "filemap_remove_folio",
     "find_get_entries",
     "find_get_entry",
@@ -59,6 +60,19 @@ def filemap_get_entry(mapping: AddressSpace, index: int) -> Folio | int | None:
         entry.put()
     rcu_read_unlock()
     return entry
+
+
+def filemap_lock_folio(mapping: AddressSpace, index: int) -> Folio | None:
+    """Return the folio at an index, locked and with a reference, or None. Kernel: filemap_lock_folio(), pagemap.h."""
+    while True:
+        entry = filemap_get_entry(mapping, index)
+        if not isinstance(entry, Folio):
+            return None
+        entry.lock()
+        if entry.mapping is mapping:
+            return entry
+        entry.unlock()
+        entry.put()
 
 
 def find_get_entry(xas: XaState, max: int) -> Folio | int | None:

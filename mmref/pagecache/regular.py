@@ -24,8 +24,7 @@ from mmref.pagecache.truncate import truncate_inode_pages_range
 from mmref.sync import RwSem, SpinLock, might_sleep, rcu_read_lock, rcu_read_unlock, smp_mb
 from mmref.xarray import XaState
 
-__all__ = ["RA_PAGES", "RegularInode", "filemap_flush", "filemap_lock_folio", "filemap_write_and_wait",
-           "page_cache_sync_readahead"]  # fmt: skip
+__all__ = ["RA_PAGES", "RegularInode", "filemap_flush", "filemap_write_and_wait", "page_cache_sync_readahead"]
 
 RA_PAGES = 32
 """How many pages are read ahead at most (128 KiB). Kernel: VM_READAHEAD_PAGES, include/linux/mm.h."""
@@ -553,19 +552,6 @@ def page_cache_ra(mapping: AddressSpace, index: int, nr: int, lookahead: int = 0
 def page_cache_sync_readahead(mapping: AddressSpace, index: int, nr: int) -> None:
     """Read a page that is needed now, and up to `nr` with it. Kernel: page_cache_sync_ra(), mm/readahead.c."""
     page_cache_ra(mapping, index, min(nr, RA_PAGES))
-
-
-def filemap_lock_folio(mapping: AddressSpace, index: int) -> Folio | None:
-    """Return the folio at an index, locked and with a reference, or None. Kernel: filemap_lock_folio(), pagemap.h."""
-    while True:
-        entry = filemap_get_entry(mapping, index)
-        if not isinstance(entry, Folio):
-            return None
-        entry.lock()
-        if entry.mapping is mapping:
-            return entry
-        entry.unlock()
-        entry.put()
 
 
 def _writepages(mapping: AddressSpace) -> list[Folio]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from mmref.folio import Folio
-from mmref.pagecache.filemap import filemap_remove_folio, find_get_entries, find_lock_entries
+from mmref.pagecache.filemap import filemap_lock_folio, filemap_remove_folio, find_get_entries, find_lock_entries
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.rmap import unmap_mapping_folio
 from mmref.pagecache.split import split_folio
@@ -103,11 +103,15 @@ def truncate_inode_pages_range(mapping: AddressSpace, lstart: int, lend: int) ->
                 entry.put()
             else:
                 _clear_shadow(mapping, at, entry)
-    first, last = lstart // page_size, lend // page_size
-    for at in dict.fromkeys((first, last)):
-        _truncate_partial(mapping, at, lstart, lend)
+    start, end = _truncate_partial_folios(mapping, lstart, lend, start, end)
     index = start
-    while index < end and (batch := find_get_entries(mapping, index, end - 1)):
+    while index < end:
+        batch = find_get_entries(mapping, index, end - 1)
+        if not batch:
+            if index == start:
+                break
+            index = start  # a collapse that failed meanwhile may have put folios back: go on until all is gone
+            continue
         for at, entry in batch:
             index = at + 1
             if not isinstance(entry, Folio):
@@ -116,23 +120,33 @@ def truncate_inode_pages_range(mapping: AddressSpace, lstart: int, lend: int) ->
             entry.lock()
             entry.wait_writeback()
             index = entry.next_index
-            if entry.index * page_size >= lstart and entry.next_index * page_size <= lend + 1:
-                truncate_inode_folio(mapping, entry)
+            truncate_inode_folio(mapping, entry)
             entry.unlock()
             entry.put()
 
 
-def _truncate_partial(mapping: AddressSpace, index: int, lstart: int, lend: int) -> None:
-    """Zero the part of the folio at an index that is in the range, if it is not wholly in it."""
-    found = find_get_entries(mapping, index, index)
-    for _, entry in found:
-        if not isinstance(entry, Folio):
-            continue
-        entry.lock()
-        if entry.mapping is mapping:
-            truncate_inode_partial_folio(entry, lstart, lend)
-        entry.unlock()
-        entry.put()
+def _truncate_partial_folios(mapping: AddressSpace, lstart: int, lend: int, start: int, end: int) -> tuple[int, int]:
+    """Zero the parts of the folios at both ends; return the whole pages in between that are left to free."""
+    page_size = mapping.memory.page_size
+    first, last = lstart // page_size, lend // page_size
+    same_folio = first == last
+    folio = filemap_lock_folio(mapping, first)
+    if folio is not None:
+        before, behind = folio.index, folio.next_index
+        same_folio = lend < behind * page_size
+        if not truncate_inode_partial_folio(folio, lstart, lend):
+            start = behind
+            if same_folio:
+                end = before
+        folio.unlock()
+        folio.put()
+    if not same_folio and (folio := filemap_lock_folio(mapping, last)) is not None:
+        before = folio.index
+        if not truncate_inode_partial_folio(folio, lstart, lend):
+            end = before
+        folio.unlock()
+        folio.put()
+    return start, end
 
 
 def _clear_shadow(mapping: AddressSpace, index: int, entry: int) -> None:
