@@ -27,6 +27,7 @@ _LOST = "What a program has written is not what it reads afterwards."
 _BACK = "Memory that was given back is taken up again, and charged for."
 _UFFD = "A monitor (live migration, a sandbox) is never asked for a page that it knows is missing."
 _OPEN = "A filesystem that knows only small folios writes into a huge one."
+_BLOCKS = "The filesystem counts memory as used that nobody has, or the other way round."
 _TWICE = "Two collapses of one range spoil what each of them has done."
 
 
@@ -69,7 +70,7 @@ _TWO = (
     _scenario("fallocate-undo", "fallocate-rest", "fallocate(2) that runs out of space and takes back what it got",
               _LOST, layout="D.|..", ask=1, max_pages=3),
     _scenario("punch", "punch", "a punch of one page", _BACK, "D.D.", "[DD]DD,ask=1", layout="DD"),
-    _scenario("punch-all", "punch-all", "a punch of everything", _BACK, "D.", "Ds", "DDDDDDDD,chunk_shift=2",
+    _scenario("punch-all", "punch-all", "a punch of everything", _BACK, "D.D.", "Ds", "DDDDDDDD,chunk_shift=2",
               layout="DD"),
     _scenario("truncate", "truncate", "truncate(2) to nothing", _BACK, "D.", "DD|D.", layout="DD"),
     _scenario("truncate-grow", "truncate-grow", "truncate(2) to one page and back", _BACK, "[DD]DD,ask=1",
@@ -90,8 +91,8 @@ _TWO = (
     _scenario("broken", "seek-data", "SEEK_DATA, and the memory of a page is broken", _SEEK_DATA, layout="D.x."),
     _scenario("no-memory", "fault", "a page fault on a hole, and memory runs out", _LOST, "D.,fail=2,ask=1",
               layout="D.", ask=1, fail=1),
-    _scenario("no-space", "write", "write(2) into a hole, and the filesystem is full", _LOST, layout="D.", ask=1,
-              max_pages=2),
+    _scenario("no-space", "write", "write(2) into a hole, and the filesystem is full", _BLOCKS,
+              "D..D,ask=1,max_pages=3", layout="D.", ask=1, max_pages=2),
 )  # fmt: skip
 
 _FILES = (
@@ -127,6 +128,8 @@ _THREE = (
               layout="D.", ask=1),
     _scenario("punch+fault", "punch+fault", "a punch of one page and a page fault on the other", _STALE,
               "D.,ask=0+1", layout="DD", ask=(0, 1)),
+    _scenario("punch+read", "punch+read", "a punch of one page and read(2) of the next", _STALE, "DDDD,chunk_shift=1",
+              "[DD]DD", layout="DD", ask=(0, 1)),
     _scenario("punch-all+write", "punch-all+write", "a punch of everything and write(2)", _LOST, layout="DD"),
     _scenario("punch+swap-in", "punch+swap-in", "a punch of a page and its coming back from swap", _BACK, layout="Ds",
               ask=1),

@@ -29,10 +29,14 @@ class FreezeAndReplace(CollapseStrategy):
     kernel = "Linux 6.1.192 (as v4.8 to v6.3)"
     summary = "insert the new huge folio while scanning, copy into it in place"
     known_races: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "alone"), "B32"),
-        "uffd": "B31", "uffd-look": "B31", "uffd-tail": "B31", "quiet-swap": "B30", "file-open-later": "B45",
-        "file-open": "B45",
-        "scan": "B41", "file-truncate": "F3",
+        **dict.fromkeys(
+            ("seek-data", "seek-data-in-hole", "seek-hole", "mincore", "mincore-mapped", "alone", "write+seek-data",
+             "fallocate+mincore", "collapse+seek-data", "swap-out+mincore"), "B32",
+        ),
+        "broken": "B29", "file-broken": "B29", "quiet-swap": "B30", "uffd": "B31", "uffd-look": "B31",
+        "uffd-tail": "B31",
+        "no-space": "B38", "scan": "B41", "madvise": "B41", "file-open": "B45", "file-open-later": "B45",
+        **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"), "punch+read": "F6",
     }  # fmt: skip
 
     @override

@@ -31,9 +31,15 @@ class LockAndInsertLate(CollapseStrategy):
     kernel = "Linux 6.4.1 (a2e17cc2efc7 with e8c716bc6812)"
     summary = "copy while the old folios are still in the cache, insert the new one already uptodate"
     known_races: ClassVar[Mapping[str, str]] = {
-        "uffd-tail": "B38", "file-open-later": "B45", "file-open": "B45",
-        "seek-hole": "F1", "seek-data-in-hole": "F2", "scan": "B41", "file-truncate": "F3",
-        **dict.fromkeys(("write-hole", "fallocate", "fault-on-hole", "uffd", "punch-all", "truncate"), "B38"),
+        **dict.fromkeys(
+            ("write-hole", "fallocate", "fallocate-undo", "fault-on-hole", "fault+fault", "fallocate+mincore",
+             "write+seek-data", "uffd", "uffd-tail", "uffd-copy", "punch-all", "truncate", "no-memory", "no-space"),
+            "B38",
+        ),
+        "scan": "B41", "madvise": "B41", "file-open": "B45", "file-open-later": "B45",
+        "seek-hole": "F1", "seek-data-in-hole": "F2",
+        **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"),
+        "punch+read": "F6", "swap-out+mincore": "F6",
     }  # fmt: skip
 
     @override

@@ -25,6 +25,8 @@ def _record(text: str, *shows: str) -> Record:
 
 
 RECORDS: Final = {
+    "B29": _record("broken memory is found while copying, too late to go back; mended by Linux 12904d953364 (v6.4)",
+                   "Finding"),
     "B30": _record(
         "a page that came from swap waits in an LRU batch, and cannot be isolated; mended by Linux efa3d814fad1 (v6.4)",
         "L2",
@@ -51,6 +53,10 @@ RECORDS: Final = {
     ),
     "F4": _record(
         "who opens a file for writing drops its dirty pages though the collapse has given up; docs/findings.md", "A3"
+    ),
+    "F5": _record("a block stays charged that a full filesystem has refused; docs/findings.md", "Q2"),
+    "F6": _record(
+        "a lookup follows a sibling to a slot that has changed hands meanwhile; docs/findings.md", "A2", "A3"
     ),
     "m32": _record("the museum's bug: inserted, then marked uptodate", "A1", "A2", "A5"),
     "m33": _record("the museum's bug: frozen folios left in the cache (turned down on review)", "A8"),

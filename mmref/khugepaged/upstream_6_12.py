@@ -31,7 +31,9 @@ class Upstream612(LockAndInsertLate):
     collapses_large = True
     exclusive_page_tables = False
     known_races: ClassVar[Mapping[str, str]] = {
-        "seek-hole": "F1", "seek-data-in-hole": "F2", "scan": "B41", "file-truncate": "F3", "file-open": "F4",
+        "scan": "B41", "madvise": "B41", "seek-hole": "F1", "seek-data-in-hole": "F2",
+        **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"),
+        "file-open": "F4", "no-space": "F5", "punch+read": "F6", "swap-out+mincore": "F6",
     }  # fmt: skip
 
     @override
