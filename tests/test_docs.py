@@ -11,6 +11,7 @@ import pytest
 
 from mmref import cli
 from mmref.explore import invariants
+from mmref.view.scenarios import scenario_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -61,6 +62,7 @@ def test_findings_show_what_is_printed(capsys):
         ("seek-hole", "lock-and-insert-late", "DDDD"),
         ("file-truncate", "upstream-6.12", "DD"),
         ("file-open", "upstream-6.12", "DD|dD"),
+        ("punch+read", "upstream-6.12", "DD"),
     ):
         cli.main(["race", scenario, "--strategy", strategy, "--layout", layout, "--json"])
         printed.append(json.loads(capsys.readouterr().out)[0]["ladder"] + "\n")
@@ -73,6 +75,10 @@ def test_every_watched_invariant_is_on_its_page():
     assert set(invariants()) <= listed
     for key, what in invariants().items():
         assert re.search(rf"^\| {key} \|", text, flags=re.MULTILINE), f"{key}: {what}"
+
+
+def test_the_page_of_the_scenarios_is_the_catalogue():
+    assert (ROOT / "docs" / "scenarios.md").read_text().endswith("\n\n" + scenario_table() + "\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
