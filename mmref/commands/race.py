@@ -127,7 +127,10 @@ def _asked_for(options: argparse.Namespace) -> tuple[Unfinished, str]:
         names = options.strategy or list(SHOWN_STRATEGIES)
         bound = options.max_executions
     judged = [get_strategy(name) for name in names]
-    cells = [Cell(scenario.spec(strategy)) for scenario in chosen for strategy in judged]
+    cells = [
+        Cell(scenario.spec(strategy)) for scenario in chosen for strategy in judged
+        if not options.all or scenario.exists_under(strategy)
+    ]  # fmt: skip
     return Unfinished(cells, options.engine, bound, options.memory or "sc"), origin
 
 
