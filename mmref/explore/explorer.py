@@ -115,8 +115,8 @@ def explore(
         memory: the memory model: "sc" (sequential consistency), "tso" (stores are delayed, in order) or "pso" (stores
             to different cells are delayed in any order). The weak ones are for programs of `Cell` and `Mutex`.
         seed: for the engines "random" and "pct".
-        executor: a `concurrent.futures.Executor` whose workers share the search, for the engines "source" and
-            "optimal". The report is the same as without. What is sent to another process must be picklable: a
+        executor: a `concurrent.futures.Executor` whose workers share the search, for the engines "source", "optimal",
+            "random" and "pct". The report is the same as without. What is sent to another process must be picklable: a
             function at the top level of a module, or a scenario.
         max_executions: give up after so many executions, blocked ones included; random engines, which never
             come to an end, make 1,000 if it is left out.
@@ -169,9 +169,9 @@ def explore(
     chosen = _make_engine(engine, bound, seed)
     if tree is None and chosen.name in DPOR:
         tree = Tree.whole(dpor(chosen.name).merge)
-    if tree is None and executor is not None:
+    if executor is not None and chosen.name not in {*DPOR, "random", "pct"}:
         raise UsageError(
-            f"engine {chosen.name!r} cannot share its work out: leave executor out, or use engine='source'"
+            f"engine {chosen.name!r} cannot share its work out: leave executor out, or use engine='optimal' or 'random'"
         )
     if max_executions is None and chosen.name in {"random", "pct"}:
         max_executions = DEFAULT_SAMPLES
@@ -229,7 +229,9 @@ class _Search:
                 return self._enough(interrupt)
 
             try:
-                if self.tree is None:
+                if self.tree is None and executor is not None:
+                    self._samples(executor, enough, on_execution)
+                elif self.tree is None:
                     if not self._work(enough, on_execution) and not self.reason:
                         raise MmrefInternalError("the search was left without a reason")
                     self.reason = self.reason or self.engine.left_out()
@@ -281,23 +283,47 @@ class _Search:
     def _together(self, tree: Tree, executor: object, enough: Callable[[], bool], tell: Tell | None) -> None:
         """Have the workers of an executor explore."""
         from mmref.explore.crew import Crew
+        from mmref.explore.workers import Workers
 
-        crew = Crew(executor, self.job, tree, self.limits.executions)
+        workers = Workers(executor, self.job)
+        crew = Crew(workers, tree, self.limits.executions)
         told = tree.known().executions
 
         def settled() -> None:
             nonlocal told
             self.before = tree.known()
             if tell is not None:
-                for done in tree.take_completed(everything=bool(self.reason or crew.lost)):
+                for done in tree.take_completed(everything=bool(self.reason or workers.lost)):
                     told += 1
                     tell(replace(done, number=told))
 
         crew.explore(enough, settled)
         if tree.top is not None and not tree.outcome.stopped:
-            self.reason = self.reason or crew.lost
+            self.reason = self.reason or workers.lost
             self._limited(tree.known().runs)
         settled()
+
+    def _samples(self, executor: object, enough: Callable[[], bool], tell: Tell | None) -> None:
+        """Have the workers of an executor make a random engine's executions."""
+        from mmref.explore.crew import Samples
+        from mmref.explore.sampling import RandomWalk
+        from mmref.explore.workers import Workers
+
+        engine, workers = self.engine, Workers(executor, self.job)
+        assert isinstance(engine, RandomWalk)
+        assert self.limits.executions is not None
+        self._work(lambda: True, tell)  # the first one, which shows how long they are
+
+        def settled(later: Outcome) -> None:
+            completed, later.completed = later.completed, []
+            before = self.now.executions
+            self.now.add(later)
+            if tell is not None:
+                for done in completed:
+                    tell(replace(done, number=before + done.number))
+
+        Samples(workers, engine, self.now, self.limits.executions - 1).explore(enough, settled)
+        self.reason = self.reason or workers.lost or engine.left_out()
 
     @staticmethod
     def _numbered(tell: Tell | None, before: int) -> Tell | None:

@@ -8,6 +8,8 @@ repeated, cut short or split without changing what the others do.
 from __future__ import annotations
 
 import random
+from copy import copy
+from typing import Self
 
 from mmref.errors import UsageError
 from mmref.explore.locations import Mode
@@ -24,11 +26,18 @@ class RandomWalk:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.replayed = 0
-        self._number = 0
+        self.number = 0
         self._random = self._generator()
 
     def _generator(self) -> random.Random:
-        return random.Random(f"{self.seed}/{self._number}")
+        return random.Random(f"{self.seed}/{self.number}")
+
+    def at(self, number: int) -> Self:
+        """Return an engine that goes on with the execution of this number."""
+        other = copy(self)
+        other.number = number
+        other._random = other._generator()
+        return other
 
     def choose(self, run: Run) -> int:
         """Draw a CPU."""
@@ -41,7 +50,7 @@ class RandomWalk:
 
     def finish(self, run: Run) -> bool:  # noqa: ARG002 (part of the interface)
         """Prepare the next execution; there always is one."""
-        self._number += 1
+        self.number += 1
         self._random = self._generator()
         return True
 
@@ -63,7 +72,7 @@ class Pct(RandomWalk):
 
     Burckhardt, Kothari, Musuvathi, Nagarakatte: A randomized scheduler with probabilistic guarantees of finding
     bugs (ASPLOS 2010). A bug that needs `depth` ordering constraints is found by one execution with a probability
-    of at least 1 / (n * k ** (depth - 1)), for n CPUs and k steps; k is the length of the longest execution so far.
+    of at least 1 / (n * k ** (depth - 1)), for n CPUs and k steps; k is the length of the first execution.
     """
 
     name = "pct"
@@ -73,7 +82,7 @@ class Pct(RandomWalk):
             raise UsageError(f"bound={depth} must be at least 1: it is the depth of the bugs that PCT looks for")
         super().__init__(seed)
         self.depth = depth
-        self._longest = 1
+        self._length = 1  # k, as the first execution shows it
         self._priorities: list[int] = []  # of each CPU; the highest one runs
         self._changes: dict[int, int] = {}  # step -> the low priority that the running CPU gets there
 
@@ -82,7 +91,7 @@ class Pct(RandomWalk):
         if not run.steps:
             self._priorities = [self.depth + cpu.id for cpu in run.cpus]
             self._random.shuffle(self._priorities)
-            steps = [self._random.randrange(self._longest) for _ in range(self.depth - 1)]
+            steps = [self._random.randrange(self._length) for _ in range(self.depth - 1)]
             self._changes = {step: priority for priority, step in enumerate(steps, 1)}
         enabled = run.enabled()
         if not enabled:
@@ -99,7 +108,8 @@ class Pct(RandomWalk):
 
     def finish(self, run: Run) -> bool:
         """Prepare the next execution; there always is one."""
-        self._longest = max(self._longest, run.steps)
+        if not self.number:
+            self._length = max(run.steps, 1)
         return super().finish(run)
 
     def left_out(self) -> str:

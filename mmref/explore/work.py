@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from time import thread_time
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -26,8 +27,8 @@ from mmref.explore.scheduler import BLOCKED, Chooser, Run
 from mmref.explore.verdict import Verdict
 from mmref.explore.watchdog import MAX_STEP_SECONDS, Watchdog
 
-__all__ = ["DPOR", "Engine", "Interrupt", "Job", "Piece", "do_piece", "dpor", "forget_last_execution", "piece_of",
-           "take_back", "work"]  # fmt: skip
+__all__ = ["DPOR", "Engine", "Interrupt", "Job", "Piece", "do_piece", "do_samples", "dpor",
+           "forget_last_execution", "piece_of", "take_back", "work"]  # fmt: skip
 
 
 class Engine(Chooser, Protocol):
@@ -220,6 +221,21 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
     engine = dpor(job.engine)
     engine.restore(states, root)
     outcome = Outcome()
+    done = _do(job, engine, outcome, seconds, runs, observed=not states)
+    return Piece(Outcome(), [], False, (), done) if isinstance(done, Exception) else piece_of(engine, outcome, done)
+
+
+def do_samples(job: Job, engine: Engine, runs: int) -> Piece:
+    """Run so many executions of an engine that draws each of them by its number."""
+    outcome = Outcome()
+    done = _do(job, engine, outcome, inf, runs, observed=False)
+    return Piece(Outcome(), [], False, (), done) if isinstance(done, Exception) else Piece(outcome, [], True, ())
+
+
+def _do(
+    job: Job, engine: Engine, outcome: Outcome, seconds: float, runs: int | None, *, observed: bool
+) -> bool | Exception:
+    """Do a piece of work; tell whether nothing is left of it, or what has been raised."""
     end = thread_time() + seconds
     refuse_what_is_not_explored()
     with Interrupt() as interrupt, Watchdog(job.max_step_seconds, interrupt):
@@ -228,17 +244,15 @@ def do_piece(job: Job, states: list[SavedState], root: int, seconds: float, runs
             return interrupt.pressed or thread_time() > end or (runs is not None and outcome.runs >= runs)
 
         try:
-            done = work(
+            return work(
                 builder(job.program, job.strategy, job.memory, job.detect), engine, outcome,
-                stop_at_first=job.stop_at_first,
-                max_steps=job.max_steps, enough=enough, tell=outcome.completed.append if job.tell else None,
-                observed=not states,
+                stop_at_first=job.stop_at_first, max_steps=job.max_steps, enough=enough,
+                tell=outcome.completed.append if job.tell else None, observed=observed,
             )  # fmt: skip
         except Exception as error:  # the program's own, or a UsageError of ours: explore() raises it again
-            return Piece(Outcome(), [], False, (), error)
+            return error
         finally:
             forget_last_execution()
-    return piece_of(engine, outcome, done)
 
 
 def piece_of(engine: Dpor[Any], outcome: Outcome, done: bool) -> Piece:

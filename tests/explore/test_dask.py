@@ -13,7 +13,8 @@ import pytest
 from distributed import Client, LocalCluster
 
 from mmref.errors import UsageError
-from mmref.explore import crew, explore, get_scenario
+from mmref.explore import explore, get_scenario
+from mmref.explore.workers import workers_of
 
 from . import programs
 from .programs import lastzero, pc
@@ -67,7 +68,7 @@ def test_a_scenario(executor: Executor, strategy: str) -> None:
 
 
 def test_every_worker_gets_work(executor: Executor) -> None:
-    assert crew.workers_of(executor) == 2
+    assert workers_of(executor) == 2
 
 
 def test_a_program_that_the_workers_cannot_import(executor: Executor) -> None:

@@ -17,7 +17,7 @@ from mmref.errors import UsageError
 from mmref.explore import Cell, Completed, Frontier, Mutex, NondeterministicProgram, Report, crew, explore, get_scenario
 
 from .programs import casw, inc, lastzero, lockinc, pc, readers
-from .random_programs import Outcomes, generate
+from .random_programs import Outcomes, ThreadCode, World, flat, generate
 
 Thread = Callable[[], object]
 
@@ -151,6 +151,52 @@ def test_progress_of_a_shared_search(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(one.pending for one in seen) > 3
 
 
+def in_threads(threads: list[ThreadCode]) -> Callable[[], Sequence[Thread]]:
+    """Return a random program that several threads can run at once."""
+
+    def program() -> Sequence[Thread]:
+        world = World([flat(code) for code in threads])
+        return [world.thread(number, code) for number, code in enumerate(threads)]
+
+    return program
+
+
+@pytest.mark.parametrize("engine", ["random", "pct"])
+@pytest.mark.parametrize("stop", [False, True])
+def test_random_engines(engine: str, stop: bool) -> None:
+    findings = 0
+    with ThreadPoolExecutor(3) as executor:
+        for seed in range(12):
+            program = in_threads(generate(seed, locks=True))
+            told: list[Completed] = []
+            expected: list[Completed] = []
+            report = explore(program, engine=engine, seed=seed, stop_at_first=stop, max_executions=350,
+                             shrink_counterexample=False, executor=executor, on_execution=told.append)  # fmt: skip
+            serial = explore(program, engine=engine, seed=seed, stop_at_first=stop, max_executions=350,
+                             shrink_counterexample=False, on_execution=expected.append)  # fmt: skip
+            assert outcome(report) == outcome(serial)
+            assert told == expected
+            findings += report.findings
+    assert findings > 3
+
+
+@pytest.mark.parametrize("engine", ["random", "pct"])
+def test_random_engines_in_processes(engine: str) -> None:
+    with ProcessPoolExecutor(2) as executor:
+        for program in (lastzero_of_eight, page_cache_without_check):
+            report = explore(program, engine=engine, max_executions=501, executor=executor)
+            assert outcome(report) == outcome(explore(program, engine=engine, max_executions=501))
+        report = explore(dies_at_once, engine=engine, executor=executor)
+    assert report.reason.startswith("a worker was lost (BrokenProcessPool")
+    assert (report.executions, report.exhaustive) == (1, False)
+
+
+def dies_at_once() -> Sequence[Thread]:
+    if os.getpid() != MAIN:
+        os._exit(1)
+    return lastzero(3)()
+
+
 # What goes wrong
 
 
@@ -162,7 +208,7 @@ def test_a_program_that_cannot_be_sent() -> None:
         explore(readers(3), executor=executor)
 
 
-@pytest.mark.parametrize("engine", ["states", "random", "pct", "bounded", "enumerate"])
+@pytest.mark.parametrize("engine", ["states", "bounded", "enumerate"])
 def test_engines_that_cannot_share(engine: str) -> None:
     with ThreadPoolExecutor(1) as executor, pytest.raises(UsageError, match=f"engine '{engine}' cannot share"):
         explore(readers(3), engine=engine, executor=executor)
