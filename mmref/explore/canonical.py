@@ -14,8 +14,9 @@ from __future__ import annotations
 import enum
 import itertools
 import marshal
+import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import blake2b
 from types import (
@@ -56,8 +57,8 @@ _ITERATORS: tuple[type, ...] = (
 """Iterators that show by ``__reduce__()`` where they are."""
 
 _TWINS = f"{__package__}.twins"
-_PACKAGE = __name__.partition(".")[0]
-
+_WITHOUT_STATE = sys.stdlib_module_names | {__name__.partition(".")[0]}
+"""Packages whose modules keep no state that matters."""
 
 _SECTION = 1_000_000
 """More than the objects of a section."""
@@ -115,7 +116,6 @@ class Canon:
         self._numbers: dict[int, int] = {}
         self._kept: list[object] = []  # the numbered objects, so that no other takes the address of one
         self._sets: list[set[Any] | frozenset[Any]] = []
-        self.place: list[int] = []
         self._own = 0  # the first number of the section
         self._shift = 0  # what to add to the count of objects for a number
         self.crossed = False
@@ -255,14 +255,15 @@ class Canon:
         self._out.append("generator")
         self.frame(frame, read_suspended(frame))
 
-    def frame(self, frame: FrameType, stack: list[object]) -> None:
-        """Walk a frame: its code, where it stands, its variables, and what is on its evaluation stack."""
+    def frame(self, frame: FrameType, stack: list[object]) -> dict[str, object]:
+        """Walk a frame: its code, where it stands, its variables, and what is on its evaluation stack.
+
+        Returns:
+            its variables.
+        """
         self.constant(frame.f_code)
         self._out.append(frame.f_lasti)
         variables = frame.f_locals
-        place = self.place
-        place += (id(frame.f_code), frame.f_lasti)
-        place += [value for value in variables.values() if type(value) is int]
         self._out += (len(variables), len(stack))
         walks = self._walks
         for name, value in variables.items():
@@ -271,6 +272,7 @@ class Canon:
             (walks.get(kind) or self._learn(kind))(value)
         if stack:
             self._items(stack)
+        return variables
 
     def _location(self, value: Location) -> None:
         """Walk a location that has no value itself: it is only whichever it is."""
@@ -363,13 +365,11 @@ class Canon:
         self.constant(value.__code__)
         for cell in value.__closure__ or ():
             self._cell(cell)
-        if value.__defaults__:
-            self._tuple(value.__defaults__)
-        if value.__kwdefaults__:
-            self._dict(value.__kwdefaults__)
+        self.add(value.__defaults__)
+        self.add(value.__kwdefaults__)
         named = self._module_state.get(id(value.__code__))
         if named is None:
-            named = self._module_state[id(value.__code__)] = _module_state(value)
+            named = self._module_state[id(value.__code__)] = _module_state([value])
         for scope, name in named:
             self.add(scope.get(name))
 
@@ -398,19 +398,9 @@ class Canon:
         marker = f"object {len(walks)}"
         slots = _slots(kind)
         with_dict = kind.__dictoffset__ != 0
-        history = getattr(kind, "history", None) if kind.__module__.startswith(_TWINS) else None
         instruments = kind.__module__.startswith(_TWINS)
-        if len(slots) == 1 and not with_dict and content is None:
-            only = slots[0]
-
-            def walk_one(value: Any) -> None:  # such as a cell: the same, but faster
-                if not self._seen(value):
-                    append(marker)
-                    item = only(value)
-                    item_kind = type(item)
-                    (walks.get(item_kind) or learn(item_kind))(item)
-
-            return walk_one
+        history = getattr(kind, "history", None) if instruments else None
+        named = _module_state([one for base in kind.__mro__ for one in vars(base).values()])
 
         def walk(value: Any) -> None:
             number = numbers.get(id(value))
@@ -434,13 +424,17 @@ class Canon:
                 (walks.get(item_kind) or learn(item_kind))(item)
             if with_dict:
                 for name, item in value.__dict__.items():
-                    if not (instruments and _is_instrument(name)):
-                        append(name)
+                    append(name)
+                    if instruments and _is_instrument(name):
+                        append(_identity(item))
+                    else:
                         item_kind = type(item)
                         (walks.get(item_kind) or learn(item_kind))(item)
-                append("end")
+                append("}")
             if content is not None:
                 self.add(content(value))
+            for scope, name in named:
+                self.add(scope.get(name))
 
         return walk
 
@@ -464,16 +458,19 @@ def _slots(kind: type) -> list[Callable[[Any], object]]:
                 if not (instruments and _is_instrument(name)):
                     getters.append(member.__get__)
                 elif name.startswith("at_") or name.endswith("ids"):
-                    getters.append(partial(_identity, member.__get__))
+                    getters.append(partial(_identity_in, member.__get__))
     return getters
 
 
-def _identity(get: Callable[[Any], object], value: object) -> int | None:
+def _identity_in(get: Callable[[Any], object], value: object) -> int | None:
+    return _identity(get(value))
+
+
+def _identity(found: object) -> int | None:
     """Return what tells which locations an object has: the id of the one, or of the first of a row."""
-    found = get(value)
     if isinstance(found, Location):
         return found.id
-    return found[0] if isinstance(found, Sequence) and not isinstance(found, list) and found else None
+    return found[0] if isinstance(found, range) and found else None
 
 
 _WITH_CONTENT: tuple[tuple[type, Callable[[Any], object]], ...] = (
@@ -519,17 +516,18 @@ _HEAP_TYPE = 1 << 9
 _PLAIN = (int, bool, float, str, bytes, bytearray, list, dict, set, deque, defaultdict, Location)
 
 
-def _module_state(function: FunctionType) -> tuple[tuple[dict[str, Any], str], ...]:
-    """Return the variables of its module that a function names and that may change, as (scope, name) pairs.
+def _module_state(functions: Iterable[object]) -> tuple[tuple[dict[str, Any], str], ...]:
+    """Return the variables of their modules that functions name and that may change, as (scope, name) pairs.
 
-    What the functions that it names name is included. mmref's own modules keep no state.
+    What the functions that they name name is included.
     """
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
-    todo, known = [function], {function}
+    todo = [one for one in functions if isinstance(one, FunctionType)]
+    known = set(todo)
     while todo:
         one = todo.pop()
         scope = one.__globals__
-        if str(scope.get("__name__", "")).partition(".")[0] == _PACKAGE:
+        if str(scope.get("__name__", "")).partition(".")[0] in _WITHOUT_STATE:
             continue
         for name in _names(one.__code__):
             value = scope.get(name)

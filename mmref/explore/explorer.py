@@ -33,7 +33,7 @@ MEMORY = ("sc", "tso", "pso")
 ENGINES: dict[str, str] = {
     "source": "source-DPOR with sleep sets: one complete execution per Mazurkiewicz trace",
     "optimal": "optimal DPOR with wakeup trees: no execution is started in vain",
-    "states": "every state once, for programs whose many traces meet in few states",
+    "states": "every state that matters once, for programs whose many traces meet in few states",
     "enumerate": "every schedule, for very small programs",
     "bounded": "every schedule with at most `bound` preemptions",
     "random": "random schedules, drawn with `seed`",

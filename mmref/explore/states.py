@@ -95,7 +95,7 @@ class StateSearch:
         self._reached: list[int] = []  # the addresses of the objects that the CPUs' functions lead to
         self._further: list[Location] = []  # what set-up code has created besides, and holds something
         self._shared: list[int] = []  # the addresses of the objects that all CPUs can reach
-        self._places: dict[int, Section] = {}  # by CPU: where its code stood when that was last walked
+        self._sections: dict[int, Section] = {}  # by CPU: where its code stands, in full
         # Of the execution under way:
         self._prefix: list[int] = []  # the way to the branch that is explored, with its step
         self._depth = 0
@@ -283,7 +283,7 @@ class StateSearch:
         try:
             self._add_places(run)
         except NoKeyError:
-            self._places.clear()
+            self._sections.clear()
             canon.restart()
             canon.add(("after", self._state, self._mover))
             for cpu in run.cpus:
@@ -304,29 +304,32 @@ class StateSearch:
         shared = canon.objects()
         if shared != self._shared:
             self._shared = shared
-            self._places.clear()
+            self._sections.clear()
         elif run.steps:
-            self._places.pop(run.choices[-1], None)
+            self._sections.pop(run.choices[-1], None)
         for cpu in run.cpus:
             start = canon.begin_section(cpu.id + 1)
-            known = self._places.get(cpu.id)
+            known = self._sections.get(cpu.id)
             if known is None or not canon.repeat(known):
-                canon.place.clear()
-                self._add_place(run, cpu)
+                where = self._add_place(run, cpu)
                 if run.unfinished & cpu.bit:
-                    self._stands(run, cpu, tuple(canon.place))
-                self._places[cpu.id] = canon.section(start)
+                    self._stands(run, cpu, where)
+                self._sections[cpu.id] = canon.section(start)
         if canon.crossed:
-            self._places.clear()
+            self._sections.clear()
         if self._with_waits:
             self._add_waits(run)
 
-    def _add_place(self, run: Run, cpu: ExploredCpu) -> None:
-        """Walk where a CPU's code stands."""
+    def _add_place(self, run: Run, cpu: ExploredCpu) -> tuple[int, ...]:
+        """Walk where a CPU's code stands; return that in outline: positions, and the numbers in local variables.
+
+        The outline is for `Futures`. Nothing that others can change may be in it.
+        """
         canon = self._canon
         if not run.unfinished & cpu.bit:
             canon.add(("ended", cpu.result))
-            return
+            return ()
+        outline: list[int] = []
         canon.add(cpu.rcu_depth)
         frame = cpu.greenlet.gr_frame
         if frame is None:  # it is the one that asks
@@ -343,8 +346,13 @@ class StateSearch:
                     stack = self._stacks.read(frame, called)
                     if stack is None:
                         raise NoKeyError(f"{code.co_qualname}() is called by something that does not show its state")
-                    canon.frame(frame, stack)
+                    variables = canon.frame(frame, stack)
+                    outline += (id(code), frame.f_lasti)
+                    for name, value in variables.items():
+                        if type(value) is int and name not in code.co_freevars and name not in code.co_cellvars:
+                            outline.append(value)
             called, frame = frame, frame.f_back
+        return tuple(outline)
 
     def _add_waits(self, run: Run) -> None:
         """Walk what the CPUs would wait for in cpu_relax()."""

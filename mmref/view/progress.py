@@ -35,9 +35,10 @@ class Bar:
     def update(self, progress: Progress) -> None:
         """Show how many executions there were, are known to be pending, and are estimated in all."""
         estimated = "" if progress.estimated is None else f", about {progress.estimated} in all"
+        explored = progress.executions if progress.states is None else f"{progress.states} states"
         self._bars.update(
             self._one,
-            description=f"{self._what}: {progress.executions} explored, {progress.pending} pending{estimated}",
+            description=f"{self._what}: {explored} explored, {progress.pending} pending{estimated}",
             completed=progress.executions,
             total=progress.estimated,
         )

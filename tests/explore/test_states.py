@@ -251,6 +251,20 @@ def state_of_a_module(a: Cell[int], b: Cell[int]) -> Thread:
     return reader
 
 
+class Journal:
+    """Its methods write to a variable of the module."""
+
+    def add(self, value: int) -> int:
+        SEEN.append(value)
+        return len(SEEN)
+
+
+def methods_that_keep_something_in_a_module(a: Cell[int], b: Cell[int]) -> Thread:
+    SEEN.clear()
+    journal = Journal()
+    return lambda: [journal.add(a.load()), journal.add(b.load()), b.load(), sum(SEEN)]
+
+
 SEEN: deque[int] = deque()
 
 
@@ -262,6 +276,7 @@ SEEN: deque[int] = deque()
         generators_under_way,
         handled_exception,
         state_of_a_module,
+        methods_that_keep_something_in_a_module,
         sum_of_two,
         list_of_loads,
         loop_over_list,
