@@ -113,7 +113,7 @@ def explore(
         bound: for engine "bounded": the number of preemptions (2 if left out); for "pct": the depth of the bugs
             looked for (3 if left out).
         memory: the memory model: "sc" (sequential consistency), "tso" (stores are delayed, in order) or "pso" (stores
-            to different cells are delayed in any order). The weak ones are for programs of `Cell` and `Mutex`.
+            to different locations are delayed in any order); see docs/memory-models.md.
         seed: for the engines "random" and "pct".
         executor: a `concurrent.futures.Executor` whose workers share the search, for the engines "source", "optimal",
             "random" and "pct". The report is the same as without. What is sent to another process must be picklable: a

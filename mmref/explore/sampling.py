@@ -93,6 +93,8 @@ class Pct(RandomWalk):
             self._random.shuffle(self._priorities)
             steps = [self._random.randrange(self._length) for _ in range(self.depth - 1)]
             self._changes = {step: priority for priority, step in enumerate(steps, 1)}
+        for _ in run.cpus[len(self._priorities) :]:  # store buffers come into use as they are needed
+            self._priorities.append(self.depth + self._random.randrange(len(run.cpus)))
         enabled = run.enabled()
         if not enabled:
             return -1

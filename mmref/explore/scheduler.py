@@ -511,12 +511,13 @@ class Run:
                 if steps < len(prefix):
                     step = prefix[steps]
                     choice = step.cpu
-                    cpu = self.cpus[choice]
-                    mode = cpu.mode if cpu.effect is None else cpu.effective()
-                    again = (
-                        cpu.location.id == step.location and mode == step.mode and self.unfinished >> choice & 1 == 1
-                        and not (cpu.guarded and not cpu.ready())
-                    )  # fmt: skip
+                    if self.unfinished >> choice & 1:
+                        cpu = self.cpus[choice]
+                        mode = cpu.mode if cpu.effect is None else cpu.effective()
+                        again = (
+                            cpu.location.id == step.location and mode == step.mode
+                            and not (cpu.guarded and not cpu.ready())
+                        )  # fmt: skip
                 if not again:
                     if not self.unfinished:
                         return self.hub
@@ -610,7 +611,7 @@ class Run:
         mask = self.unfinished
         waiting = self.guarded
         if waiting:
-            for cpu in self.cpus:
+            for cpu in self.cpus[: self.real]:
                 if waiting & cpu.bit and not cpu.ready():
                     mask &= ~cpu.bit
         if self.buffers is not None:

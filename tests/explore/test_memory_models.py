@@ -270,7 +270,21 @@ def store_buffering() -> Sequence[Thread]:
 @pytest.mark.parametrize("engine", [*DPOR, "random", "pct", "enumerate"])
 def test_all_engines_for_weak_memory_find_store_buffering(engine: str) -> None:
     assert explore(store_buffering, engine=engine, max_executions=300).holds
-    assert not explore(store_buffering, engine=engine, max_executions=300, memory="tso").holds
+    for memory in ("tso", "pso"):
+        assert not explore(store_buffering, engine=engine, max_executions=300, memory=memory).holds
+
+
+def test_a_program_that_has_fewer_buffers_the_next_time_is_not_deterministic() -> None:
+    executions: list[int] = []
+
+    def program() -> Sequence[Thread]:
+        executions.append(0)
+        cells = [Cell(0, f"cell {number}") for number in range(9)]
+        stored = cells if len(executions) % 2 else cells[:2]
+        return [lambda: [cell.store(1) for cell in stored], lambda: [cell.load() for cell in cells[::-1]]]
+
+    with pytest.raises(UsageError, match="not deterministic"):
+        explore(program, memory="pso", stop_at_first=False)
 
 
 def test_a_store_that_came_too_late_explains_store_buffering() -> None:
