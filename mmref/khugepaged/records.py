@@ -58,6 +58,9 @@ RECORDS: Final = {
     "F6": _record(
         "a lookup follows a sibling to a slot that has changed hands meanwhile; docs/findings.md", "A2", "A3"
     ),
+    "W1": _record(
+        "under TSO a RETRY entry may still wait when userfaultfd is looked for; docs/memory-models.md", "A7"
+    ),
     "m32": _record("the museum's bug: inserted, then marked uptodate", "A1", "A2", "A5"),
     "m33": _record("the museum's bug: frozen folios left in the cache (turned down on review)", "A8"),
 }  # fmt: skip
