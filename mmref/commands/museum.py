@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "exhibits", nargs="*", metavar="EXHIBIT", help="show these, by name or id (default: a table of all)"
     )
     parser.add_argument(
-        "--max-seconds", type=float, default=10.0, metavar="S", help="time for each exploration (default: 10)"
+        "--max-seconds", type=float, default=60.0, metavar="S", help="time for each exploration (default: 60)"
     )
     parser.add_argument("--markdown", metavar="FILE", help="write the table as a page")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")

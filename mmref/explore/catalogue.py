@@ -152,6 +152,7 @@ _ALONE = CollapseScenario(
     "Whoever looks at that moment without taking the folio lock does not see the data.", (), hidden_data=True,
 )  # fmt: skip
 _ALSO["alone"] = ("DD.D", "[DD]D.")
+_ALSO["quiet"] = (".DDD", "D...", "Df", "Ds", "[DD]DD")
 
 _OPENED = "Opening a file takes from a program what it has stored."
 

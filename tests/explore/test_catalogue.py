@@ -39,6 +39,7 @@ SHOWN_BY = {
     ("file-truncate+read", "freeze-and-replace"): {"layout": "D."},
     ("file-truncate+read", "lock-and-insert-late"): {"layout": "D."},
 }
+MEMORY = {("uffd-look", "lock-and-insert-late"): "tso", ("uffd-look", "upstream-6.12"): "tso"}
 PREEMPTIONS = {"file-truncate": 1, "file-punch": 1, "file-truncate+read": 1, "fault+fault": 2}
 
 
@@ -60,7 +61,7 @@ def test_what_is_on_record_is_found_and_nothing_else(name, strategy):
     if name in PREEMPTIONS:
         report = explore(scenario, strategy, engine="bounded", bound=PREEMPTIONS[name])
     else:
-        report = explore(scenario, strategy, max_executions=MANY)
+        report = explore(scenario, strategy, memory=MEMORY.get((name, strategy), "sc"), max_executions=MANY)
     assert report.counterexample is not None, str(report)
     assert known_race(scenario, judge, report.counterexample.verdict) == expected, str(report)
 
