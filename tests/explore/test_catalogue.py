@@ -14,7 +14,7 @@ import pytest
 from mmref.explore import explore
 from mmref.explore.catalogue import get_scenario, scenario_from_spec, scenarios, variants
 from mmref.explore.judged import known_race
-from mmref.khugepaged import LockAndInsertLate, get_strategy
+from mmref.khugepaged import LockAndInsertLate, ScanResult, get_strategy
 from mmref.pagecache import shmem
 from mmref.pagecache.filemap import filemap_remove_folio
 from mmref.pagecache.inode import MAX_LFS_FILESIZE
@@ -115,6 +115,31 @@ def test_b38_is_a_matter_of_accounting_alone(name, layout):
     assert before.holds or before.counterexample.verdict.id == "Q2"
     after = explore(scenario, WithLaterAccounting)
     assert (after.holds, after.exhaustive) == (True, True), str(after)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["scan", "madvise"])
+def test_b41_is_gone_if_the_scan_takes_a_reference(name, strategy, monkeypatch):
+    """As Linux 595cf683519a (v6.16) does; one that is about to be freed ends the scan here instead of being retried."""
+
+    def look_at_folio(folio, start, order, strategy, control):
+        if not folio.try_get():
+            return ScanResult.PAGE_COUNT
+        try:
+            if folio.order == order and folio.index == start:
+                return ScanResult.PTE_MAPPED_HUGEPAGE
+            control.node_load[folio.nid] += 1
+            if not folio.test_lru():
+                return ScanResult.PAGE_LRU
+            expected = 1 + folio.mapcount() + folio.nr_pages + int(folio.test_private())
+            return ScanResult.SUCCEED if folio.ref_count() == expected else ScanResult.PAGE_COUNT
+        finally:
+            folio.put()
+
+    assert explore(get_scenario(name), strategy).counterexample.verdict.id == "UseAfterFree"
+    monkeypatch.setattr("mmref.khugepaged.scan.look_at_folio", look_at_folio)
+    report = explore(get_scenario(name), strategy)
+    assert (report.holds, report.exhaustive) == (True, True), str(report)
 
 
 def test_f4_is_gone_if_the_opener_looks_again(monkeypatch):
