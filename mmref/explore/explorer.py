@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from mmref.errors import MmrefInternalError, UsageError
 from mmref.explore.detect import detectors
@@ -195,8 +194,7 @@ def explore(
 Tell: TypeAlias = Callable[[Completed], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """When to leave a search: after so many executions, so many seconds. And whom to tell about it until then."""
 
     executions: int | None
@@ -295,7 +293,7 @@ class _Search:
             if tell is not None:
                 for done in tree.take_completed(everything=bool(self.reason or workers.lost)):
                     told += 1
-                    tell(replace(done, number=told))
+                    tell(done._replace(number=told))
 
         crew.explore(enough, settled)
         if tree.top is not None and not tree.outcome.stopped:
@@ -320,7 +318,7 @@ class _Search:
             self.now.add(later)
             if tell is not None:
                 for done in completed:
-                    tell(replace(done, number=before + done.number))
+                    tell(done._replace(number=before + done.number))
 
         Samples(workers, engine, self.now, self.limits.executions - 1).explore(enough, settled)
         self.reason = self.reason or workers.lost or engine.left_out()
@@ -329,7 +327,7 @@ class _Search:
     def _numbered(tell: Tell | None, before: int) -> Tell | None:
         if tell is None or not before:
             return tell
-        return lambda done: tell(replace(done, number=before + done.number))
+        return lambda done: tell(done._replace(number=before + done.number))
 
     def _enough(self, interrupt: Interrupt) -> bool:
         """Tell whether to leave the search here, and keep the reason; show progress now and then."""
@@ -386,6 +384,8 @@ class _Search:
                     choices = shrink(self.build, choices, verdict, job.max_steps)
                 trace = record(self.build, choices, name, spec, job.max_steps)
                 if shrink_counterexample and not self.interrupted:
+                    from dataclasses import replace
+
                     from mmref.explore.explain import explain
 
                     trace = replace(trace, pair=explain(self.build, trace, job.max_steps))

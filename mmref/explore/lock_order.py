@@ -13,8 +13,7 @@ them holds the second one off: a third CPU that takes the lock exclusively close
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mmref.explore.locations import LOCK, READ, SHARE, Location, Mode
 
@@ -29,8 +28,7 @@ _Key: TypeAlias = tuple[str, Mode, str, Mode, int]
 _TRYLOCKS = ("trylock", "try_acquire")
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """One step of an inversion: a CPU takes a lock while it holds another. (Locks and CPUs are named.)
 
     If it holds none, it is a writer that holds new readers of the lock off.
@@ -46,8 +44,7 @@ class Taken:
         return f"{self.cpu} takes {self.wanted} {why}" + (f", {self.where}" if self.where else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Inversion:
+class Inversion(NamedTuple):
     """Locks that are taken in a circle."""
 
     steps: tuple[Taken, ...]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from mmref.errors import UsageError
@@ -13,7 +12,6 @@ from mmref.explore.locations import THREAD
 
 __all__ = ["Execution", "Program", "Scenario", "builder", "describe"]
 
-@dataclass(slots=True)
 class Execution:
     """The objects of one execution, built afresh each time.
 
@@ -25,16 +23,18 @@ class Execution:
         at_rest: checks what must hold when every CPU has ended.
     """
 
-    cpus: Sequence[Callable[[], object]]
-    names: Sequence[str] = field(default=())
-    on_step: Callable[[], None] | None = None
-    at_rest: Callable[[], None] | None = None
+    __slots__ = ("at_rest", "cpus", "names", "on_step")
 
-    def __post_init__(self) -> None:
-        if not self.names:
-            self.names = [f"CPU {number}" for number in range(len(self.cpus))]
-        if len(self.names) != len(self.cpus):
-            raise UsageError(f"{len(self.cpus)} CPUs but {len(self.names)} names: give one name per CPU")
+    def __init__(
+        self, cpus: Sequence[Callable[[], object]], names: Sequence[str] = (),
+        on_step: Callable[[], None] | None = None, at_rest: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.cpus = cpus
+        self.names = names or [f"CPU {number}" for number in range(len(cpus))]
+        self.on_step = on_step
+        self.at_rest = at_rest
+        if len(self.names) != len(cpus):
+            raise UsageError(f"{len(cpus)} CPUs but {len(self.names)} names: give one name per CPU")
 
 
 Program: TypeAlias = Callable[[], Sequence[Callable[[], object]] | Execution]

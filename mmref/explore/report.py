@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmref.errors import UsageError
 from mmref.explore.lock_order import Inversion
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Completed", "Progress", "Report", "as_test"]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """The result of `explore()`.
 
     Attributes:
@@ -53,7 +51,7 @@ class Report:
     findings: int
     steps: int
     seconds: float
-    frontier: Frontier | None = field(default=None, repr=False)
+    frontier: Frontier | None = None
     inversions: tuple[Inversion, ...] = ()
     detect: tuple[str, ...] = ()
     states: int | None = None
@@ -100,8 +98,7 @@ class Report:
         return as_test(self.counterexample, program)
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """What `on_execution` is told about a complete execution.
 
     Attributes:
@@ -117,8 +114,7 @@ class Completed:
     results: Sequence[object]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """What `progress` is told now and then.
 
     Attributes:

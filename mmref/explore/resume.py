@@ -7,7 +7,7 @@ The JSON schema, version 1: {"mmref_frontier": 1, "program": name, "spec": as of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Frontier:
     stop_at_first: bool
     memory: str
     detect: list[str]
-    tree: list[Any]
+    tree: list[Any] = field(repr=False)
 
     @property
     def executions(self) -> int:

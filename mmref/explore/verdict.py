@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmref.errors import Deadlock, Finding, InvariantViolation, Livelock
 from mmref.explore.errors import StepLimit
@@ -15,8 +15,7 @@ __all__ = ["Verdict", "without_addresses"]
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """How an execution ended.
 
     Attributes:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from time import thread_time
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mmref.explore.detect import DEFAULT_DETECT
 from mmref.explore.dpor import Dpor, SourceDpor
@@ -63,8 +62,7 @@ def dpor(name: str) -> Dpor[Any]:
     return OptimalDpor()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What is explored, and how; it is sent along with each unit.
 
     Attributes:
@@ -87,8 +85,7 @@ class Job:
     max_step_seconds: float | None = MAX_STEP_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What has become of a unit.
 
     Attributes:
