@@ -75,7 +75,8 @@ def test_a_state_is_counted_once() -> None:
     assert explore(program, engine="states").states == 8  # x and y are stored to in one order
 
 
-def test_nobody_is_left_behind_a_loop_on_what_is_ones_own() -> None:
+@pytest.mark.parametrize("spins_last", [False, True])
+def test_nobody_is_left_behind_a_loop_on_what_is_ones_own(spins_last: bool) -> None:
     """A CPU that goes around in a circle, and touches nothing that others do, does not hide what they do."""
 
     def program() -> Sequence[Thread]:
@@ -89,22 +90,27 @@ def test_nobody_is_left_behind_a_loop_on_what_is_ones_own() -> None:
             other.store(1)
             raise AssertionError("here")
 
-        return [spin, fail]
+        return [fail, spin] if spins_last else [spin, fail]
 
     assert explore(program, engine="states").verdict.startswith("RACE")
 
 
-def test_a_decision_that_was_too_early_is_revised() -> None:
-    """What the second CPU does with x is not known when the first has taken its steps alone."""
+@pytest.mark.parametrize("writes_last", [False, True])
+def test_a_decision_that_was_too_early_is_revised(writes_last: bool) -> None:
+    """What the one will do with x is not known when the other has taken its steps alone."""
 
     def program() -> Sequence[Thread]:
         x, y = Cell(0, "x"), Cell(0, "y")
 
-        def other() -> tuple[int, int]:
+        def write() -> None:
+            x.store(1)
+            x.store(2)
+
+        def look() -> tuple[int, int]:
             y.store(1)
             return x.load(), x.load()
 
-        return [lambda: (x.store(1), x.store(2)), other]
+        return [look, write] if writes_last else [write, look]
 
     assert results(program, "states") == results(program, "enumerate")
 
@@ -228,6 +234,23 @@ def generators_under_way(a: Cell[int], b: Cell[int]) -> Thread:
     return reader
 
 
+def generator_in_a_loop(a: Cell[int], b: Cell[int]) -> Thread:
+    """How far the generator is, only the iterator on its own stack tells."""
+
+    def loads() -> Iterator[int]:
+        for cell in [a, a, a, a]:
+            yield cell.load()
+
+    def reader() -> int:
+        last = 0
+        for value in loads():
+            b.load()
+            last = value
+        return last
+
+    return reader
+
+
 def handled_exception(a: Cell[int], b: Cell[int]) -> Thread:
     def reader() -> object:
         try:
@@ -243,9 +266,10 @@ def state_of_a_module(a: Cell[int], b: Cell[int]) -> Thread:
     SEEN.clear()
 
     def reader() -> list[int]:
-        SEEN.append(a.load())
-        SEEN.append(b.load())
-        SEEN.append(a.load())
+        for cell in (a, b, a):
+            value = cell.load()
+            SEEN.append(value)
+            value = 0  # so that it is kept in the module alone
         return list(SEEN)
 
     return reader
@@ -274,6 +298,7 @@ SEEN: deque[int] = deque()
         keys_of_a_sort,
         zipped,
         generators_under_way,
+        generator_in_a_loop,
         handled_exception,
         state_of_a_module,
         methods_that_keep_something_in_a_module,
