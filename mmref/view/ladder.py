@@ -222,8 +222,8 @@ def text_of(event: TraceEvent, calls: list[str]) -> str:
         return f"{name}({event.value})" if writes else f"{name}() == {event.value}"
     field = _FIELD.search(event.location)
     if field and field[1] == event.label:
-        operator = "=" if writes else "=="
-        return f"{field[1]} {operator} {event.value}" if event.value is not None else field[1]
+        name = f"{event.location[: field.start()]}->{field[1]}"
+        return name if event.value is None else f"{name} {'=' if writes else '=='} {event.value}"
     what = re.sub(r" (lock|refcount|PG_\w+|page \d+)$", "", event.location)
     result = ""
     if isinstance(event.value, bool):

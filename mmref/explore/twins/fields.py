@@ -24,6 +24,7 @@ from mmref.explore.locations import (
     queueing,
     taken,
 )
+from mmref.explore.twins.names import value_text
 from mmref.sync import PercpuCounter, RwSem, SpinLock, might_sleep
 
 __all__ = ["SharedField", "TracedCounter", "TracedRwSem", "TracedSpinLock", "add_to", "slot_of"]
@@ -177,7 +178,7 @@ class SharedField:
             return self
         point(getattr(instance, self.at), READ, self.name)
         value = self.plain.__get__(instance)
-        note(value if isinstance(value, int) else None)
+        note(value if type(value) is int else value_text(value))
         return value
 
     def __set__(self, instance: Any, value: object) -> None:
@@ -188,4 +189,4 @@ class SharedField:
         else:
             point(where, WRITE, self.name)
         self.plain.__set__(instance, value)
-        note(value if isinstance(value, int) else None)
+        note(value if type(value) is int else value_text(value))

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from mmref.folio import Folio
+from mmref.pagecache import AddressSpace
 from mmref.xarray import RETRY, XaNode, is_sibling
 
-__all__ = ["entry_text", "folio_text"]
+__all__ = ["entry_text", "folio_text", "value_text"]
 
 
 def folio_text(folio: Folio) -> str:
@@ -27,3 +28,12 @@ def entry_text(entry: object) -> str:
     if is_sibling(entry):
         return "sibling"
     return str(entry)
+
+
+def value_text(value: object) -> object:
+    """Name what a field holds in a trace: a number as it is, anything else in a word."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return value
+    return "mapping" if isinstance(value, AddressSpace) else "set"
