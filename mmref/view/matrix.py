@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from mmref.khugepaged.records import RECORDS
@@ -108,8 +109,16 @@ def _inversions(rows: Sequence[Row]) -> Iterator[str]:
     yield "Whether or not it came to a deadlock."
     yield ""
     for steps, where in found.items():
-        yield f"* {'; '.join(steps)} ({', '.join(dict.fromkeys(f'{row.scenario}, {row.strategy}' for row in where))})"
+        yield f"* {_without_lines('; '.join(steps))} ({', '.join(dict.fromkeys(f'{row.scenario}, {row.strategy}' for row in where))})"
     yield ""
+
+
+_LINE = re.compile(r",? (?:called at )?\S+\.py:\d+(?: \([\w.<>]+\))?")
+
+
+def _without_lines(text: str) -> str:
+    """Leave out where in the code it is: on a page that is kept, that would soon be wrong."""
+    return _LINE.sub("", text)
 
 
 def _races(rows: Sequence[Row]) -> Iterator[str]:
@@ -131,6 +140,6 @@ def _races(rows: Sequence[Row]) -> Iterator[str]:
         if found.pair:
             yield "What matters is the order of two accesses:"
             yield ""
-            yield from (f"* {line}" for line in found.pair)
+            yield from (f"* {_without_lines(line)}" for line in found.pair)
             yield ""
         yield f"    mmref replay '{found.schedule}'"
