@@ -108,8 +108,12 @@ def _inversions(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     yield "Whether or not it came to a deadlock."
     yield ""
+    circles_told: dict[str, dict[str, None]] = {}
     for steps, where in found.items():
-        yield f"* {_without_lines('; '.join(steps))} ({', '.join(dict.fromkeys(f'{row.scenario}, {row.strategy}' for row in where))})"
+        told = circles_told.setdefault(_without_lines("; ".join(steps)), {})
+        told.update(dict.fromkeys(f"{row.scenario} under {row.strategy}" for row in where))
+    for text, seen in circles_told.items():
+        yield f"* {text} ({', '.join(seen)})"
     yield ""
 
 
