@@ -159,7 +159,7 @@ def _replay(options: argparse.Namespace) -> int:
     else:
         print(f"{headline(trace)}: {len(trace.events)} steps, nothing goes wrong\n")
         print(ladder(trace))
-    return 0 if trace.verdict.holds or known_race(scenario, strategy, trace.verdict) else 1
+    return 0 if trace.verdict.holds or known_race(scenario, strategy, trace) else 1
 
 
 # mmref live ------------------------------------------------------------------------------------------------

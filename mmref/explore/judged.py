@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmref.explore.report import Report
 from mmref.explore.scenario import CollapseScenario
-from mmref.explore.verdict import Verdict
+from mmref.explore.trace import Trace
 from mmref.khugepaged import CollapseStrategy
 from mmref.khugepaged.records import is_record_of
 
@@ -26,7 +26,7 @@ class Judged:
     def known(self) -> str:
         """Where the race that was found is on record; empty if it is not, or if there is none."""
         trace = self.report.counterexample
-        return "" if trace is None else known_race(self.scenario, self.strategy, trace.verdict)
+        return "" if trace is None else known_race(self.scenario, self.strategy, trace)
 
     @property
     def unexpected(self) -> bool:
@@ -34,9 +34,11 @@ class Judged:
         return not self.report.holds and not self.known
 
 
-def known_race(scenario: CollapseScenario, strategy: CollapseStrategy, verdict: Verdict) -> str:
+def known_race(scenario: CollapseScenario, strategy: CollapseStrategy, trace: Trace) -> str:
     """Return the id of the record that a finding fits; empty if it is news, or nothing is wrong."""
-    record = strategy.known_races.get(scenario.name.removesuffix("-rollback"), "")
-    if verdict.holds or not record or not is_record_of(record, verdict.kind, verdict.id):
+    verdict = trace.verdict
+    if verdict.holds:
         return ""
-    return record
+    records = strategy.known_races.get(scenario.name.removesuffix("-rollback"), "").split()
+    memory = trace.schedule.memory
+    return next((one for one in records if is_record_of(one, verdict.kind, verdict.id, memory)), "")

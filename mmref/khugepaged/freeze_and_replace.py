@@ -35,7 +35,7 @@ class FreezeAndReplace(CollapseStrategy):
         ),
         "broken": "B29", "file-broken": "B29", "quiet-swap": "B30", "uffd": "B31", "uffd-look": "B31",
         "uffd-tail": "B31",
-        "no-space": "B38", "scan": "B41", "madvise": "B41", "file-open": "B45", "file-open-later": "B45",
+        "no-space": "B38", "scan": "B41", "madvise": "B41", "file-open": "B45 F3", "file-open-later": "B45",
         **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"), "punch+read": "F6",
     }  # fmt: skip
 

@@ -14,14 +14,16 @@ class Record(NamedTuple):
     Attributes:
         text: what it is, and what mended it.
         shows: what it is seen by: ids of invariants, or the kind of the verdict where it has no id ("deadlock").
+        weak: it takes a memory that is weaker than sequentially consistent.
     """
 
     text: str
     shows: frozenset[str]
+    weak: bool = False
 
 
-def _record(text: str, *shows: str) -> Record:
-    return Record(text, frozenset(shows))
+def _record(text: str, *shows: str, weak: bool = False) -> Record:
+    return Record(text, frozenset(shows), weak)
 
 
 RECORDS: Final = {
@@ -59,7 +61,7 @@ RECORDS: Final = {
         "a lookup follows a sibling to a slot that has changed hands meanwhile; docs/findings.md", "A2", "A3"
     ),
     "W1": _record(
-        "under TSO a RETRY entry may still wait when userfaultfd is looked for; docs/memory-models.md", "A7"
+        "a RETRY entry may not be seen yet when userfaultfd is looked for; docs/memory-models.md", "A7", weak=True
     ),
     "m32": _record("the museum's bug: inserted, then marked uptodate", "A1", "A2", "A5"),
     "m33": _record("the museum's bug: frozen folios left in the cache (turned down on review)", "A8"),
@@ -67,13 +69,14 @@ RECORDS: Final = {
 """The records by id."""
 
 
-def is_record_of(record: str, kind: str, invariant: str) -> bool:
+def is_record_of(record: str, kind: str, invariant: str, memory: str) -> bool:
     """Tell whether a verdict is what a record describes.
 
     Args:
         record: an id, as in `CollapseStrategy.known_races`. One that is not in `RECORDS` is taken at its word.
         kind: the kind of the verdict, such as "violation" or "deadlock".
         invariant: the id of the verdict; empty where the kind says all.
+        memory: the memory model, such as "sc".
     """
     known = RECORDS.get(record)
-    return known is None or (invariant or kind) in known.shows
+    return known is None or ((invariant or kind) in known.shows and not (known.weak and memory == "sc"))

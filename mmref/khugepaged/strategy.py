@@ -121,7 +121,7 @@ class CollapseStrategy(ABC):
         name: what to call it, on the command line too.
         kernel: which kernel it follows.
         summary: what it does, in a line.
-        known_races: scenarios in which it is known to go wrong, and where that is on record.
+        known_races: scenarios in which it is known to go wrong, and the ids of the records, with spaces between.
         collapses_large: whether it also replaces folios of several pages (Linux 7de856ffd007, v6.12).
         exclusive_page_tables: whether page tables are taken away under `mmap_lock` held exclusively (until
             Linux 1d65b771bc08, v6.6).

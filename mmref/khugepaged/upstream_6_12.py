@@ -33,7 +33,7 @@ class Upstream612(LockAndInsertLate):
     known_races: ClassVar[Mapping[str, str]] = {
         "scan": "B41", "madvise": "B41", "seek-hole": "F1", "seek-data-in-hole": "F2",
         **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"),
-        "file-open": "F4", "no-space": "F5", "punch+read": "F6", "swap-out+mincore": "F6", "uffd-look": "W1",
+        "file-open": "F4 F3", "uffd-look": "W1", "no-space": "F5", "punch+read": "F6", "swap-out+mincore": "F6",
     }  # fmt: skip
 
     @override
