@@ -36,7 +36,7 @@ class LockAndInsertLate(CollapseStrategy):
              "write+seek-data", "uffd", "uffd-tail", "uffd-copy", "punch-all", "truncate", "no-memory", "no-space"),
             "B38",
         ),
-        "scan": "B41", "madvise": "B41", "file-open": "B45 F3", "file-open-later": "B45", "uffd-look": "W1",
+        "scan": "B41", "madvise": "B41", "file-open": "B45 F3", "file-open-later": "B45",
         "seek-hole": "F1", "seek-data-in-hole": "F2",
         **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"),
         "punch+read": "F6", "swap-out+mincore": "F6", "uffd-look": "W1",

@@ -63,7 +63,7 @@ def test_what_is_on_record_is_found_and_nothing_else(name, strategy):
     else:
         report = explore(scenario, strategy, memory=MEMORY.get((name, strategy), "sc"), max_executions=MANY)
     assert report.counterexample is not None, str(report)
-    assert known_race(scenario, judge, report.counterexample) == expected, str(report)
+    assert known_race(scenario, judge, report.counterexample) == expected.split()[0], str(report)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
