@@ -33,7 +33,8 @@ class LockAndInsertLate(CollapseStrategy):
     known_races: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
             ("write-hole", "fallocate", "fallocate-undo", "fault-on-hole", "fault+fault", "fallocate+mincore",
-             "write+seek-data", "uffd", "uffd-tail", "uffd-copy", "punch-all", "truncate", "no-memory", "no-space"),
+             "write+seek-data", "uffd", "uffd-tail", "uffd-copy", "punch-all", "punch-all+write", "truncate",
+             "no-memory", "no-space"),
             "B38",
         ),
         "scan": "B41", "madvise": "B41", "file-open": "B45 F3", "file-open-later": "B45",

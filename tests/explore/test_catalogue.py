@@ -107,7 +107,8 @@ class WithLaterAccounting(LockAndInsertLate):
 @pytest.mark.parametrize(
     ("name", "layout"),
     [("write-hole", "D."), ("fallocate", "D."), ("fault-on-hole", ".D"), ("uffd-copy", "D."), ("punch-all", "DD"),
-     ("punch-all", "D.D."), ("truncate", "DD"), ("fallocate-undo", "D.|.."), ("no-memory", "D.")],
+     ("punch-all", "D.D."), ("punch-all+write", "DD"), ("truncate", "DD"), ("fallocate-undo", "D.|.."),
+     ("no-memory", "D.")],
 )  # fmt: skip
 def test_b38_is_a_matter_of_accounting_alone(name, layout):
     scenario = replace(get_scenario(name), layout=layout, ask=0 if layout[0] == "." else get_scenario(name).ask)
