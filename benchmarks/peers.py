@@ -5,7 +5,8 @@
 
 The peers are used if they are installed, and left out in plain words if not: frontrun (`pip install 'mmref[peers]'`)
 and Spin (`apt-get install spin gcc`; a run is spin, gcc and the verifier). The programs are in `benchmarks/peers/`. The
-tools take turns, so that a machine that slows down slows all of them down; the table has medians of wall-clock times.
+tools take turns, so that a machine that slows down slows all of them down. The table has the medians of wall-clock
+times, and of the CPU time that they needed: less on a busy machine, more where a tool uses several CPUs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import platform
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -51,22 +53,33 @@ class TooLong(Exception):
     """A tool was stopped at the time limit."""
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of all commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def run(command: list[str], limit: float, folder: Path | None = None) -> str:
     """Run a command to its end and return what it printed.
 
     Raises:
-        TooLong: it took longer than the limit, and was stopped.
+        TooLong: it took more CPU time than the limit, and was stopped.
         SystemExit: it failed.
     """
+    seconds = max(1, round(limit))
+    before = cpu_seconds()
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)),  # noqa: PLW1509 (no threads)
+    )  # fmt: skip
     try:
-        output, _ = process.communicate(timeout=limit)
+        output, _ = process.communicate(timeout=10 * limit)  # a busy machine, or a tool that hangs
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)  # frontrun and spin have children
         process.communicate()
         raise TooLong from None
+    if process.returncode and cpu_seconds() - before > 0.9 * seconds:
+        raise TooLong
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed ({process.returncode}):\n{output}")
     return output
@@ -89,13 +102,12 @@ def frontrun(program: str, limit: float) -> str:
 
 
 def spin(program: str, limit: float) -> str:
-    end = time.monotonic() + limit
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         *defines, model = PROGRAMS[program][1].split()
         run(["spin", "-a", *defines, str(HERE / model)], limit, folder)
         run(["gcc", "-O2", "-DSAFETY", "-o", "pan", "pan.c"], limit, folder)
-        output = run(["./pan", "-m1000000"], end - time.monotonic(), folder)
+        output = run(["./pan", "-m1000000"], limit, folder)
     states = re.search(r"(\d+) states, stored", output)
     errors = re.search(r"errors: (\d+)", output)
     if states is None or errors is None or "error: max search depth too small" in output:
@@ -112,7 +124,8 @@ def check(program: str, said: str) -> None:
 
 def measure(tools: dict[str, Callable[[str, float], str]], program: str, runs: int, limit: float) -> dict[str, str]:
     """Return a cell of the table for each tool."""
-    seconds: dict[str, list[float]] = {tool: [] for tool in tools}
+    wall: dict[str, list[float]] = {tool: [] for tool in tools}
+    cpu: dict[str, list[float]] = {tool: [] for tool in tools}
     cells: dict[str, str] = {}
     said: dict[str, str] = {}
     for _ in range(runs):
@@ -122,34 +135,37 @@ def measure(tools: dict[str, Callable[[str, float], str]], program: str, runs: i
             if tool == "frontrun" and program not in FRONTRUN:
                 cells[tool] = "-"
                 continue
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), cpu_seconds()
             try:
                 said[tool] = start(program, limit)
             except TooLong:
-                cells[tool] = f"> {limit:.0f} s"
+                cells[tool] = f"> {limit:.0f} s CPU"
                 continue
-            seconds[tool].append(time.perf_counter() - begun)
+            wall[tool].append(time.perf_counter() - begun)
+            cpu[tool].append(cpu_seconds() - used)
             check(program, said[tool])
     for tool in tools:
         if tool not in cells:
-            cells[tool] = f"{statistics.median(seconds[tool]):.2f} s ({said[tool].split(',')[0]})"
+            times = f"{statistics.median(wall[tool]):.2f} s, {statistics.median(cpu[tool]):.2f} s CPU"
+            cells[tool] = f"{times} ({said[tool].split(',')[0]})"
     return cells
 
 
-def start_up(runs: int) -> float:
+def start_up(runs: int) -> str:
     """Return how long this interpreter takes to do nothing."""
-    times = []
+    wall, cpu = [], []
     for _ in range(runs):
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), cpu_seconds()
         run([sys.executable, "-c", "pass"], 60)
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+        wall.append(time.perf_counter() - begun)
+        cpu.append(cpu_seconds() - used)
+    return f"{statistics.median(wall):.3f} s, {statistics.median(cpu):.3f} s CPU"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="of each tool and program (5)")
-    parser.add_argument("--limit", type=float, default=60, help="seconds after which a tool is stopped (60)")
+    parser.add_argument("--limit", type=float, default=60, help="CPU seconds after which a tool is stopped (60)")
     parser.add_argument("program", nargs="*", help=f"one of {', '.join(PROGRAMS)}; all if left out")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.program if name not in PROGRAMS]
@@ -167,8 +183,9 @@ def main() -> None:
     else:
         tools["spin"] = spin
         names["spin"] = run(["spin", "-V"], 60).split(" --")[0].replace("Version ", "") + " and gcc"
-    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} CPUs; median of {arguments.runs} whole processes.")
-    print(f"This interpreter takes {start_up(arguments.runs):.3f} s to start and do nothing.\n")
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+    print(f"{date.today()}, {machine}; median of {arguments.runs} whole processes.")
+    print(f"This interpreter takes {start_up(arguments.runs)} to start and do nothing.\n")
     print("| program | " + " | ".join(names[tool] for tool in tools) + " |")
     print("|---" * (len(tools) + 1) + "|")
     for program in arguments.program or PROGRAMS:

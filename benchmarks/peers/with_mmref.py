@@ -3,7 +3,7 @@
 
     python with_mmref.py PROGRAM
 
-Prints how many executions there were, and the verdict.
+Prints how many executions or states there were, and the verdict.
 """
 
 import sys
@@ -104,6 +104,7 @@ PROGRAMS = {
 
 if __name__ == "__main__":
     report = PROGRAMS[sys.argv[1]]()
-    print(f"{report.executions} executions, {'holds' if report.holds else 'counterexample'}")
+    count = f"{report.executions} executions" if report.states is None else f"{report.states} states"
+    print(f"{count}, {'holds' if report.holds else 'counterexample'}")
     if report.holds and not report.exhaustive:
         sys.exit(f"not exhausted: {report.reason}")

@@ -46,8 +46,8 @@ def test_the_table_without_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     shown = capsys.readouterr().out
     assert "frontrun is not installed, so it is not in the table" in shown
     assert "Spin is not in the table" in shown
-    assert "s (81 executions) |" in shown
-    assert "s (2 executions) |" in shown
+    assert "s CPU (81 executions) |" in shown
+    assert "s CPU (2 executions) |" in shown
 
 
 def test_a_wrong_answer_is_no_measurement() -> None:
