@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from types import TracebackType
 
-from mmref.errors import Deadlock, Livelock, MmrefInternalError
+from mmref.errors import Deadlock, InvariantViolation, Livelock
 
 __all__ = ["Cpu", "PercpuCounter", "RwSem", "SpinLock", "cpu_relax", "might_sleep", "rcu_read_lock",
            "rcu_read_unlock", "smp_mb", "smp_rmb", "smp_wmb", "this_cpu"]  # fmt: skip
@@ -172,7 +172,7 @@ class SpinLock:
     def release(self) -> None:
         """Give the lock back. Kernel: spin_unlock(), include/linux/spinlock.h."""
         if self.owner is None:
-            raise MmrefInternalError(f"{self.name} is released but nobody holds it")
+            raise InvariantViolation("A11", f"{self.name} is released but nobody holds it")
         self.owner = None
 
     def __enter__(self) -> None:
@@ -244,7 +244,7 @@ class RwSem:
     def up_read(self) -> None:
         """Give a shared hold back. Kernel: up_read(), kernel/locking/rwsem.c."""
         if not self.readers:
-            raise MmrefInternalError(f"{self.name} is released but nobody holds it shared")
+            raise InvariantViolation("A11", f"{self.name} is released but nobody holds it shared")
         self.readers -= 1
 
     def down_write_trylock(self) -> bool:
@@ -263,5 +263,5 @@ class RwSem:
     def up_write(self) -> None:
         """Give the exclusive hold back. Kernel: up_write(), kernel/locking/rwsem.c."""
         if self.writer is None:
-            raise MmrefInternalError(f"{self.name} is released but nobody holds it")
+            raise InvariantViolation("A11", f"{self.name} is released but nobody holds it")
         self.writer = None

@@ -3,7 +3,7 @@
 
 import pytest
 
-from mmref.errors import Deadlock, Livelock, MmrefInternalError
+from mmref.errors import Deadlock, InvariantViolation, Livelock
 from mmref.sync import RwSem, SpinLock, cpu_relax, this_cpu
 
 
@@ -14,7 +14,7 @@ def test_spinlock():
         with pytest.raises(Deadlock, match="CPU 0 waits for xa_lock, which CPU 0 holds"):
             lock.acquire()
     assert not lock.locked
-    with pytest.raises(MmrefInternalError, match="xa_lock is released but nobody holds it"):
+    with pytest.raises(InvariantViolation, match="xa_lock is released but nobody holds it"):
         lock.release()
 
 
@@ -31,7 +31,7 @@ def test_rwsem():
         sem.down_read()
     sem.up_write()
     for release in (sem.up_read, sem.up_write):
-        with pytest.raises(MmrefInternalError, match="nobody holds it"):
+        with pytest.raises(InvariantViolation, match="nobody holds it"):
             release()
 
 

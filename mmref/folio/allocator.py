@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmref.errors import MmrefInternalError, UsageError
+from mmref.errors import InvariantViolation, UsageError
 from mmref.folio.flags import PG_LOCKED, PG_LRU
 from mmref.folio.folio import Folio
 from mmref.folio.lru import Lru
@@ -100,11 +100,11 @@ class PageAllocator:
         """Take back a folio whose last reference is gone. Kernel: __folio_put(), mm/swap.c."""
         self.lru.release(folio)
         if folio._flags & PG_LOCKED:
-            raise MmrefInternalError(f"{folio!r} is freed while locked")
+            raise InvariantViolation("A11", f"{folio!r} is freed while locked")
         if folio.mapping is not None:
-            raise MmrefInternalError(f"{folio!r} is freed while it belongs to a mapping")
+            raise InvariantViolation("A11", f"{folio!r} is freed while it belongs to a mapping")
         if folio._mapcount:
-            raise MmrefInternalError(f"{folio!r} is freed while {folio._mapcount} page table entries map it")
+            raise InvariantViolation("A11", f"{folio!r} is freed while {folio._mapcount} page table entries map it")
         if folio.memcg is not None:
             folio.memcg.uncharge(folio.nr_pages)
             folio.memcg = None

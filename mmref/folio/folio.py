@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmref.errors import Deadlock, MmrefInternalError
+from mmref.errors import Deadlock, InvariantViolation
 from mmref.folio.flags import (
     PG_ACTIVE,
     PG_DIRTY,
@@ -115,7 +115,7 @@ class Folio:
     def get(self) -> None:
         """Take one more reference; the caller holds one. Kernel: folio_get(), include/linux/mm.h."""
         if self._refcount <= 0:
-            raise MmrefInternalError(f"folio_get() on {self!r}, which nobody holds")
+            raise InvariantViolation("A11", f"folio_get() on {self!r}, which nobody holds")
         self._refcount += 1
 
     def try_get(self) -> bool:
@@ -135,7 +135,7 @@ class Folio:
     def put_refs(self, refs: int) -> None:
         """Drop several references at once. Kernel: folio_put_refs(), include/linux/mm.h."""
         if self._refcount < refs:
-            raise MmrefInternalError(f"{refs} references dropped on {self!r}")
+            raise InvariantViolation("A11", f"{refs} references dropped on {self!r}")
         self._refcount -= refs
         if self._refcount == 0:
             self.allocator.free(self)
@@ -161,7 +161,7 @@ class Folio:
     def ref_unfreeze(self, refs: int) -> None:
         """Set the count of a frozen folio. Kernel: folio_ref_unfreeze(), include/linux/page_ref.h."""
         if self._refcount != 0:
-            raise MmrefInternalError(f"folio_ref_unfreeze() on {self!r}, which is not frozen")
+            raise InvariantViolation("A11", f"folio_ref_unfreeze() on {self!r}, which is not frozen")
         self._refcount = refs
 
     # Mappings ----------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Folio:
         Context: the page table lock is held; the caller drops the references of the entries.
         """
         if self._mapcount < ptes:
-            raise MmrefInternalError(f"{ptes} mappings removed of {self!r}, which has {self._mapcount}")
+            raise InvariantViolation("A11", f"{ptes} mappings removed of {self!r}, which has {self._mapcount}")
         self._mapcount -= ptes
 
     # Lock --------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Folio:
     def unlock(self) -> None:
         """Release the folio lock and wake whoever waits. Kernel: folio_unlock(), mm/filemap.c."""
         if not self._flags & PG_LOCKED:
-            raise MmrefInternalError(f"folio_unlock() on {self!r}, which is not locked")
+            raise InvariantViolation("A11", f"folio_unlock() on {self!r}, which is not locked")
         self._flags &= ~PG_LOCKED
 
     def test_locked(self) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from mmref.errors import MmrefInternalError, UsageError
+from mmref.errors import InvariantViolation, UsageError
 
 __all__ = ["MemCgroup"]
 
@@ -52,7 +52,7 @@ class MemCgroup:
     def uncharge(self, pages: int) -> None:
         """Stop making it pay for so many pages. Kernel: page_counter_uncharge(), mm/page_counter.c."""
         if pages > self.usage:
-            raise MmrefInternalError(f"{pages} pages uncharged from {self!r}")
+            raise InvariantViolation("A11", f"{pages} pages uncharged from {self!r}")
         self.usage -= pages
 
     def may_swap(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from errno import ENXIO
 from os import SEEK_DATA, SEEK_HOLE
 
-from mmref.errors import MmrefInternalError
+from mmref.errors import InvariantViolation
 from mmref.folio import Folio
 from mmref.pagecache.mapping import AddressSpace
 from mmref.pagecache.vmstat import NR_FILE_PAGES, NR_FILE_THPS, NR_SHMEM, NR_SHMEM_THPS
@@ -212,7 +212,7 @@ def filemap_remove_folio(folio: Folio) -> None:
     """
     mapping = folio.mapping
     if not isinstance(mapping, AddressSpace):
-        raise MmrefInternalError(f"{folio!r} is not in a page cache")
+        raise InvariantViolation("A11", f"{folio!r} is not in a page cache")
     nr = folio.nr_pages
     with mapping.i_pages.xa_lock:
         account_folio(mapping, folio, -nr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from errno import ENOMEM
 
-from mmref.errors import MmrefInternalError
+from mmref.errors import InvariantViolation, MmrefInternalError
 from mmref.folio import Folio
 from mmref.pagecache.filemap import account_folio
 from mmref.pagecache.mapping import AddressSpace
@@ -76,7 +76,7 @@ def shmem_delete_from_page_cache(mapping: AddressSpace, folio: Folio, entry: int
     with mapping.i_pages.xa_lock:
         xas = XaState(mapping.i_pages, folio.index)
         if xas.load() is not folio:
-            raise MmrefInternalError(f"{folio!r} is not where it should be in the page cache")
+            raise InvariantViolation("A11", f"{folio!r} is not where it should be in the page cache")
         xas.store(entry)
         account_folio(mapping, folio, -1)
         folio.mapping = None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from mmref.errors import MmrefInternalError
+from mmref.errors import InvariantViolation
 from mmref.folio import Folio
 from mmref.pagecache.filemap import account_folio
 from mmref.pagecache.mapping import AddressSpace
@@ -60,7 +60,7 @@ def split_folio(folio: Folio, pins: int = 1, around: int | None = None) -> bool:
     """
     mapping = folio.mapping
     if not isinstance(mapping, AddressSpace):
-        raise MmrefInternalError(f"{folio!r} is not in a page cache")
+        raise InvariantViolation("A11", f"{folio!r} is not in a page cache")
     inode, memory = mapping.host, mapping.memory
     if folio.order >= 2 * mapping.i_pages.chunk_shift:
         return False  # xas_split() makes one level of nodes, no more

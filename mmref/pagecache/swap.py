@@ -7,7 +7,7 @@ stores it where a page has been swapped out. The device is synchronous: a write 
 
 from __future__ import annotations
 
-from mmref.errors import MmrefInternalError, UsageError
+from mmref.errors import DoubleFree, MmrefInternalError, UsageError
 from mmref.folio import PG_SWAPCACHE, Folio, MemCgroup
 from mmref.pagecache.mapping import Memory
 from mmref.sync import SpinLock, cpu_relax, might_sleep
@@ -74,7 +74,7 @@ class SwapDevice:
         """Give a slot back. Kernel: swap_free(), mm/swapfile.c."""
         with self.lock:
             if entry not in self._map:
-                raise MmrefInternalError(f"swap slot {entry} is freed, but nobody uses it")
+                raise DoubleFree(f"swap slot {entry}", "swap_free()", "nobody uses it")
             group = self._map.pop(entry)
             self._content.pop(entry, None)
         if group is not None:

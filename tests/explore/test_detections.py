@@ -578,9 +578,9 @@ def test_a_node_freed_twice() -> None:
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
-        (lambda folio: folio.trylock(), "is freed while it is locked"),
+        (lambda folio: folio.trylock(), "is freed while locked"),
         (lambda folio: setattr(folio, "mapping", object()), "is freed while it belongs to a mapping"),
-        (lambda folio: folio.add_rmap(), "is freed while 1 page table entry maps it"),
+        (lambda folio: folio.add_rmap(), "is freed while 1 page table entries map it"),
     ],
 )
 def test_a_folio_that_is_not_to_be_freed_yet(spoil: Callable[[Folio], object], what: str) -> None:
@@ -591,7 +591,66 @@ def test_a_folio_that_is_not_to_be_freed_yet(spoil: Callable[[Folio], object], w
         spoil(folio)
         folio.put()
 
-    assert finding(explore(alone(act)), "A11").startswith(f"folio 2 {what}")
+    text = finding(explore(alone(act)), "A11")
+    assert "pfn=2 " in text
+    assert what in text
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda spin, _: spin.release(),
+        lambda _, sem: sem.up_read(),
+        lambda _, sem: sem.up_write(),
+    ],
+)
+@pytest.mark.parametrize("other", [False, True])
+def test_a_lock_given_back_by_who_does_not_hold_it(give: Callable[[Any, Any], object], other: bool) -> None:
+    def program() -> Sequence[Thread]:
+        spin, sem, turn = TracedSpinLock("lock"), TracedRwSem("lock"), Cell(0, "turn")
+
+        def holds() -> None:
+            sem.down_read()
+            spin.acquire()
+            turn.store(1)
+
+        def gives() -> None:
+            if turn.load() == other:
+                give(spin, sem)
+
+        return [holds, gives]
+
+    assert finding(explore(program), "A11").startswith("CPU 1 releases lock, which it does not hold, ")
+
+
+def test_a_lock_taken_in_set_up_may_be_given_back_by_anyone() -> None:
+    def program() -> Sequence[Thread]:
+        spin, read, written = TracedSpinLock("spin"), TracedRwSem("read"), TracedRwSem("written")
+        spin.acquire()
+        read.down_read()
+        written.down_write()
+        return [spin.release, read.up_read, written.up_write]
+
+    assert explore(program).holds
+
+
+def test_a_folio_unlocked_twice_and_a_swap_slot_freed_twice() -> None:
+    def unlock(_: Machine, folios: list[Folio]) -> None:
+        folios[0].lock()
+        folios[0].unlock()
+        folios[0].unlock()
+
+    assert "folio_unlock() on <" in finding(explore(alone(unlock)), "A11")
+
+    def free_swap(machine: Machine, folios: list[Folio]) -> None:
+        machine.swapon(4)
+        device = machine.memory.swap
+        assert device is not None
+        entry = device.alloc(folios[0])
+        device.free(entry)
+        device.free(entry)
+
+    assert finding(explore(alone(free_swap)), "DoubleFree") == "swap_free() on swap slot 1: nobody uses it"
 
 
 # Leaks -----------------------------------------------------------------------------------------------------

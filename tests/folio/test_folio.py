@@ -3,7 +3,7 @@
 
 import pytest
 
-from mmref.errors import Deadlock, MmrefInternalError, UsageError
+from mmref.errors import Deadlock, InvariantViolation, UsageError
 from mmref.folio import PG_DIRTY, PG_HWPOISON, PG_LRU, PG_UPTODATE, POISON, Lru, PageAllocator, flag_text
 from mmref.folio.lru import BATCH_SIZE
 
@@ -48,13 +48,13 @@ def test_freeze_takes_the_expected_count_or_nothing(pages):
     assert (folio.ref_count(), folio.try_get()) == (0, False)
     folio.ref_unfreeze(2)
     assert folio.ref_count() == 2
-    with pytest.raises(MmrefInternalError, match="not frozen"):
+    with pytest.raises(InvariantViolation, match="not frozen"):
         folio.ref_unfreeze(1)
 
 
 def test_dropping_more_references_than_there_are_is_a_bug(pages):
     folio = pages.alloc()
-    with pytest.raises(MmrefInternalError, match="2 references dropped"):
+    with pytest.raises(InvariantViolation, match="2 references dropped"):
         folio.put_refs(2)
     assert folio.ref_count() == 1
 
@@ -69,7 +69,7 @@ def test_dropping_more_references_than_there_are_is_a_bug(pages):
 def test_a_folio_in_use_cannot_be_freed(pages, spoil, text):
     folio = pages.alloc()
     spoil(folio)
-    with pytest.raises(MmrefInternalError, match=text):
+    with pytest.raises(InvariantViolation, match=text):
         folio.put()
 
 
@@ -83,7 +83,7 @@ def test_lock(pages):
     folio.unlock()
     folio.lock()
     folio.unlock()
-    with pytest.raises(MmrefInternalError, match="not locked"):
+    with pytest.raises(InvariantViolation, match="not locked"):
         folio.unlock()
 
 

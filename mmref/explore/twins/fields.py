@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from mmref.errors import InvariantViolation
 from mmref.explore.locations import (
     INC,
     LOCK,
@@ -25,9 +26,23 @@ from mmref.explore.locations import (
     taken,
 )
 from mmref.explore.twins.names import value_text
-from mmref.sync import PercpuCounter, RwSem, SpinLock, might_sleep
+from mmref.sync import Cpu, PercpuCounter, RwSem, SpinLock, might_sleep
 
 __all__ = ["SharedField", "TracedCounter", "TracedRwSem", "TracedSpinLock", "add_to", "slot_of"]
+
+
+def check_held(lock: Location, since_set_up: bool) -> None:
+    """Report A11 of a CPU that gives a lock back that it does not hold.
+
+    Args:
+        lock: the lock.
+        since_set_up: it has been taken in set-up, for whoever gives it back.
+    """
+    run = lock.run
+    if run is not None and run.live and not since_set_up:
+        cpu = run.current
+        if not any(place is lock for place, _, _ in cpu.held):
+            raise InvariantViolation("A11", f"{cpu.name} releases {lock.name}, which it does not hold, {cpu.where()}")
 
 
 class TracedSpinLock(SpinLock):
@@ -52,6 +67,7 @@ class TracedSpinLock(SpinLock):
 
     @override
     def release(self) -> None:
+        check_held(self.at_lock, self.owner is not None and type(self.owner) is Cpu)
         point(self.at_lock, UNLOCK, "spin_unlock")
         if self.owner is not None:  # an execution that is over may unwind through here
             super().release()
@@ -77,6 +93,12 @@ class TracedRwSem(RwSem):
     def _free(self) -> bool:
         return self.writer is None and not self.readers
 
+    def _counted(self) -> int:
+        """Return how many of its readers are known: those that have taken it since set-up."""
+        run = self.at_lock.run
+        held = [place for cpu in run.cpus for place, _, _ in cpu.held] if run is not None else []
+        return sum(place is self.at_lock for place in held)
+
     def _holder(self) -> str:
         if self.writer is None and not self.readers:
             return "for which a writer waits"
@@ -90,6 +112,7 @@ class TracedRwSem(RwSem):
 
     @override
     def up_read(self) -> None:
+        check_held(self.at_lock, self.readers > self._counted())
         point(self.at_lock, UNSHARE, "up_read")
         if self.readers:
             super().up_read()
@@ -115,6 +138,7 @@ class TracedRwSem(RwSem):
 
     @override
     def up_write(self) -> None:
+        check_held(self.at_lock, self.writer is not None and type(self.writer) is Cpu)
         point(self.at_lock, UNLOCK, "up_write")
         if self.writer is not None:
             super().up_write()

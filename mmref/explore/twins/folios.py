@@ -365,25 +365,9 @@ class TracedPageAllocator(PageAllocator):
         return folio
 
     @override
-    def free(self, folio: Folio) -> None:
-        _check_freed(folio)
-        super().free(folio)
-
-    @override
     def _recycle(self, folio: Folio) -> None:
         point(self.at_free, INC, "free_unref_folios")
         super()._recycle(folio)
-
-
-def _check_freed(folio: Folio) -> None:
-    """Report A11 of a folio that is still in use. Kernel: free_page_is_bad(), mm/page_alloc.c."""
-    if folio._flags & PG_LOCKED:
-        raise InvariantViolation("A11", f"{folio} is freed while it is locked")
-    if _mapping_of(folio) is not None:
-        raise InvariantViolation("A11", f"{folio} is freed while it belongs to a mapping")
-    if folio._mapcount:
-        entries = "page table entry maps" if folio._mapcount == 1 else "page table entries map"
-        raise InvariantViolation("A11", f"{folio} is freed while {folio._mapcount} {entries} it")
 
 
 def _mapping_of(folio: Folio) -> object:
