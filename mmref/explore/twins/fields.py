@@ -36,7 +36,7 @@ def holds(lock: Location) -> bool:
     run = lock.run
     if run is None or not run.live:
         return True
-    for place, _, _ in run.current.held:
+    for place, _, _ in run.current.held:  # noqa: SIM110 (any() costs more than the loop)
         if place is lock:
             return True
     return False
