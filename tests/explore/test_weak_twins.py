@@ -274,16 +274,16 @@ def test_a_counterexample_says_where_a_store_was_issued_and_where_it_was_seen(
     assert [event.step for event in telling.trace.events] == list(range(len(telling.trace.events)))
     assert len(telling.trace.events) == len(trace.events) + len(telling.issued)
     lines = [line.strip() for line in ladder(trace).splitlines()]
-    places = [lines.index(line) for line in ("nr_thps waits", "i_writecount == 0", "nr_thps == 0",
-                                             "(nr_thps = 1 is visible)")]  # fmt: skip
+    places = [lines.index(line) for line in ("mapping->nr_thps waits", "file->i_writecount == 0",
+                                             "mapping->nr_thps == 0", "(mapping->nr_thps = 1 is visible)")]  # fmt: skip
     assert places == sorted(places)
 
     assert main(["replay", str(trace.schedule)]) == 0  # it is on record
-    assert "(nr_thps = 1 is visible)" in capsys.readouterr().out
+    assert "nr_thps = 1 is visible)" in capsys.readouterr().out
     path = tmp_path / "trace.json"
     trace.save(path)
     assert main(["replay", str(path)]) == 0
-    assert "(nr_thps = 1 is visible)" in capsys.readouterr().out
+    assert "nr_thps = 1 is visible)" in capsys.readouterr().out
 
 
 def test_a_counterexample_is_simplified() -> None:
