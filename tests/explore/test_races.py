@@ -3,8 +3,8 @@
 
 At the end, data races by happens-before clocks are held against data races by brute force. A program has one if and
 only if some schedule of it comes to a state in which two CPUs are about to access one plain location, one of them to
-write (Boehm and Adve, Foundations of the C++ concurrency memory model, 2008). So every schedule of random small programs
-is run, and in each state what the CPUs are about to do is looked at.
+write (Boehm and Adve, Foundations of the C++ concurrency memory model, 2008). So all schedules of random small programs
+are run, and in each state what the CPUs are about to do is looked at.
 """
 
 from __future__ import annotations
