@@ -24,7 +24,7 @@ from mmref.pagecache.truncate import truncate_inode_pages_range
 
 STRATEGIES = ["freeze-and-replace", "lock-and-insert-late", "upstream-6.12"]
 
-FEW, MANY = 25, 2_500
+FEW, MANY = 15, 2_500
 
 # Races that show in another shape than the usual one, or only to a search that begins with few preemptions.
 SHOWN_BY = {
@@ -40,7 +40,8 @@ SHOWN_BY = {
     ("file-truncate+read", "lock-and-insert-late"): {"layout": "D."},
 }
 MEMORY = {("uffd-look", "lock-and-insert-late"): "tso", ("uffd-look", "upstream-6.12"): "tso"}
-PREEMPTIONS = {"file-truncate": 1, "file-punch": 1, "file-truncate+read": 1, "fault+fault": 2}
+PREEMPTIONS = {"file-truncate": 1, "file-punch": 1, "file-truncate+read": 1, "fault+fault": 2,
+               "swap-out+mincore": 2}  # fmt: skip
 
 
 def shown_by(name, strategy):
@@ -107,8 +108,7 @@ class WithLaterAccounting(LockAndInsertLate):
 @pytest.mark.parametrize(
     ("name", "layout"),
     [("write-hole", "D."), ("fallocate", "D."), ("fault-on-hole", ".D"), ("uffd-copy", "D."), ("punch-all", "DD"),
-     ("punch-all", "D.D."), ("punch-all+write", "DD"), ("truncate", "DD"), ("fallocate-undo", "D.|.."),
-     ("no-memory", "D.")],
+     ("punch-all", "D.D."), ("truncate", "DD")],
 )  # fmt: skip
 def test_b38_is_a_matter_of_accounting_alone(name, layout):
     scenario = replace(get_scenario(name), layout=layout, ask=0 if layout[0] == "." else get_scenario(name).ask)
@@ -181,7 +181,7 @@ def test_f5_is_gone_if_what_is_taken_out_again_is_accounted_for(monkeypatch):
 )
 def test_f6_is_about_large_folios_inside_a_leaf(layout, chunk_shift, races):
     scenario = replace(get_scenario("punch+read"), layout=layout, chunk_shift=chunk_shift)
-    report = explore(scenario, "upstream-6.12", max_executions=600)
+    report = explore(scenario, "upstream-6.12", max_executions=300)
     assert report.holds is not races, str(report)
 
 
