@@ -499,6 +499,7 @@ STRATEGIES = ["freeze-and-replace", "lock-and-insert-late", "upstream-6.12"]
         ("mincore-rollback", "DD"),
         ("read", "DD"),
         ("pin", "DD"),
+        ("scan", "DD"),
         ("alone", "D.D."),
     ],
 )

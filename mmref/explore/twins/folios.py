@@ -41,6 +41,7 @@ class TracedFolio(Folio):
     """A folio: each flag, the count, the lock and each page's content are locations of their own.
 
     Attributes:
+        dying: its last reference is gone, and it is not free yet.
         exposed: it could be found since it was frozen, with nobody holding xa_lock (A8).
         refused: the CPU whose lookup has failed since it was frozen; empty if none has.
     """
@@ -52,6 +53,7 @@ class TracedFolio(Folio):
         "at_mapcount",
         "at_mapping",
         "at_ref",
+        "dying",
         "exposed",
         "flag_ids",
         "page_ids",
@@ -66,6 +68,7 @@ class TracedFolio(Folio):
         self.at_content: dict[int, Location] = {}
         self.flag_ids = reserve(len(FLAG_NAMES))
         self.page_ids = reserve(1 << order)
+        self.dying = False
         self.exposed = False
         self.refused = ""
         super().__init__(allocator, pfn, order)
@@ -78,8 +81,8 @@ class TracedFolio(Folio):
     mapping = SharedField(Folio, "mapping", PlainLocation)  # under the folio lock
 
     def check_alive(self, access: str) -> None:
-        """Report a use of this folio after it was freed."""
-        if self.free:
+        """Report a use of this folio after it was freed, or as it is being freed: their order has no meaning."""
+        if self.free or self.dying:
             raise UseAfterFree(folio_text(self), access)
 
     # Reference count
@@ -130,6 +133,7 @@ class TracedFolio(Folio):
                 folio_text(self), "folio_put()",
                 f"its count is {self._refcount}, and {refs} {'is' if refs == 1 else 'are'} dropped",
             )  # fmt: skip
+        self.dying = self._refcount == refs
         super().put_refs(refs)
 
     @override
@@ -368,6 +372,8 @@ class TracedPageAllocator(PageAllocator):
     def _recycle(self, folio: Folio) -> None:
         point(self.at_free, INC, "free_unref_folios")
         super()._recycle(folio)
+        assert isinstance(folio, TracedFolio)
+        folio.dying = False
 
 
 def _mapping_of(folio: Folio) -> object:
