@@ -28,10 +28,10 @@ __all__ = ["Explorer"]
 _PROPERTY = "mmref"
 _TOTALS: pytest.StashKey[dict[str, int]] = pytest.StashKey()
 _MARKER = (
-    "mmref(scenario=None, engine=None, max_executions=None, layout=None, chunk_shift=None): what the `explore`"
-    " fixture explores in this test if it is not told otherwise"
+    "mmref(scenario=None, engine=None, bound=None, max_executions=None, layout=None, ...): what the `explore` fixture"
+    " explores in this test if it is not told otherwise: arguments of explore(), and the shape of the scenario"
 )
-_SHAPE = ("layout", "chunk_shift", "ask")
+_SHAPE = ("layout", "chunk_shift", "ask", "extent", "fail", "max_pages", "nodes")
 _DEFAULT = ("lock-and-insert-late",)
 
 

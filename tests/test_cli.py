@@ -290,6 +290,8 @@ def test_two_processes_find_what_one_finds(mmref):
 def test_another_engine(mmref):
     assert [row["engine"] for row in rows_of(mmref, "race seek-data --layout DD --engine source")] == ["source"] * 2
     assert "did you mean 'source'?" in mmref("race seek-data --layout DD --engine sauce", status=2).err
+    row = rows_of(mmref, "race mincore --strategy lock-and-insert-late --layout DD --engine states")[0]
+    assert (row["exhaustive"], row["verdict"]) == (True, f"none in {row['states']} states, exhausted")
 
 
 def test_the_matrix_of_everything(mmref, in_folder, monkeypatch):
@@ -307,6 +309,16 @@ def test_the_matrix_of_everything(mmref, in_folder, monkeypatch):
     line = next(line for line in page.splitlines() if line.startswith("| read |"))
     assert line.count("none in ") == len(strategies())
     assert "--all explores every scenario" in mmref("race read --all", status=2).err
+
+
+def test_a_second_look_with_few_preemptions(mmref, in_folder):
+    line = "race mincore seek-hole --strategy lock-and-insert-late --layout DDDD --max-executions 5 --preemptions 1"
+    mincore, seek_hole = rows_of(mmref, line)
+    assert (mincore["holds"], mincore["exhaustive"], mincore["preemptions"]) == (True, False, 1)
+    assert mincore["again"] > 5
+    assert (seek_hole["known"], seek_hole["engine"], seek_hole["preemptions"]) == ("F1", "bounded", 1)
+    assert rows_of(mmref, f"{line} --jobs 2") == [mincore, seek_hole]
+    assert "give 0 or more" in mmref("race --preemptions -1", status=2).err
 
 
 def test_where_the_page_is_to_be_written_is_looked_at_first(mmref):

@@ -88,11 +88,15 @@ def test_the_marker_gives_scenario_shape_engine_and_bound(run):
             assert not report.exhaustive and report.executions + report.blocked == 7
             assert explore(strategy=strategy, layout="DD", max_executions=None).exhaustive
             assert explore("seek-data", strategy, engine="source").engine == "source"
+
+        @pytest.mark.mmref(scenario="seek-data", layout="DD|D.", extent=1, engine="bounded", bound=1)
+        def test_shape(explore, strategy):
+            assert "bounded by 1 preemption" in explore(strategy=strategy).reason
         """,
         "--strict-markers",
     )
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["3 explorations, *"])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["4 explorations, *"])
 
 
 def test_a_report_is_not_judged(run):

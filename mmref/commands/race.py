@@ -70,6 +70,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-executions", type=int, metavar="N",
         help=f"leave a scenario after so many executions (default: no limit; with --all {BOUND_OF_ALL})",
     )  # fmt: skip
+    how.add_argument(
+        "--preemptions", type=int, metavar="K",
+        help="look again at what was left like that, at all schedules with at most K preemptions (with --all: 2)",
+    )  # fmt: skip
     how.add_argument("--max-seconds", type=float, metavar="S", help="leave off after so many seconds in all")
     how.add_argument("--resume", metavar="FILE", help=f"go on where an earlier run has left off ({FRONTIER_FILE})")
     out = parser.add_argument_group("the result")
@@ -85,6 +89,8 @@ def race(options: argparse.Namespace) -> int:
     todo, origin = _resumed(options) if options.resume is not None else _asked_for(options)
     if options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs}: give 1 or more.")
+    if options.preemptions is not None and (options.preemptions < 0 or (options.memory or "sc") != "sc"):
+        raise UsageError(f"--preemptions {options.preemptions}: give 0 or more, and leave --memory out.")
     for option in ("markdown", "tests"):
         path = getattr(options, option)
         if path is not None and not Path(path).parent.is_dir():
@@ -92,7 +98,7 @@ def race(options: argparse.Namespace) -> int:
     if not options.json and origin:
         print(origin + "\n")
     with _workers(options.jobs) as executor:
-        why = _explore(todo, options, executor)
+        why = _explore(todo, options, executor) or _look_again(todo, options, executor)
     rows = [cell.row for cell in todo.cells if cell.row is not None]
     _show(rows, options)
     keep = why or (options.max_executions and any(cell.frontier for cell in todo.cells))
@@ -205,7 +211,7 @@ def _explore(todo: Unfinished, options: argparse.Namespace, executor: Executor |
     """
     deadline = None if options.max_seconds is None else monotonic() + options.max_seconds
     try:
-        with progress_of(len(todo.cells), quiet=options.json and not sys.stderr.isatty()) as progress:
+        with progress_of(len(todo.cells)) as progress:
             for number, cell in enumerate(todo.cells):
                 if cell.done(todo.max_executions):
                     continue
@@ -221,6 +227,21 @@ def _explore(todo: Unfinished, options: argparse.Namespace, executor: Executor |
     except KeyboardInterrupt:
         return INTERRUPTED
     return f"out of time after {options.max_seconds:g} s" if todo.left() else ""
+
+
+def _look_again(todo: Unfinished, options: argparse.Namespace, executor: Executor | None) -> str:
+    """Look at what could not be exhausted with few preemptions; returns why it was left off, "" if it was not."""
+    from mmref.commands.second_look import second_look
+
+    preemptions = 2 if options.preemptions is None and options.all else options.preemptions
+    if preemptions is None:
+        return ""
+    try:
+        with progress_of(len(todo.cells)) as progress:
+            second_look(todo.cells, preemptions, executor, progress.end)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return ""
 
 
 def _explore_cell(cell: Cell, todo: Unfinished, executor: Executor | None, seconds: float | None, tell: object) -> None:

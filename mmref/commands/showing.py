@@ -120,9 +120,7 @@ class _Lines:
         pass
 
     def end(self, number: int, row: Row) -> None:
-        print(
-            f"[{number + 1}/{self.total}] {row.spec}: {row.verdict} ({row.seconds:.1f} s)", file=sys.stderr, flush=True
-        )
+        print(f"[{number + 1}/{self.total}] {row.spec}: {row.short} ({row.seconds:.1f} s)", file=sys.stderr, flush=True)
 
 
 _MANY = 12
@@ -130,14 +128,14 @@ _MANY = 12
 
 
 @contextmanager
-def progress_of(total: int, quiet: bool) -> Iterator[Watcher]:
+def progress_of(total: int) -> Iterator[Watcher]:
     """Show how far the explorations are, if there is somebody to see it."""
     if sys.stderr.isatty():
         from mmref.view.progress import bar
 
         with bar(total, tell=total >= _MANY) as watcher:
             yield watcher
-    elif total >= _MANY and not quiet:
+    elif total >= _MANY:
         yield _Lines(total)
     else:
         yield _Nobody()

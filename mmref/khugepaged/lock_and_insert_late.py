@@ -40,7 +40,7 @@ class LockAndInsertLate(CollapseStrategy):
         "scan": "B41", "madvise": "B41", "file-open": "B45 F3", "file-open-later": "B45",
         "seek-hole": "F1", "seek-data-in-hole": "F2",
         **dict.fromkeys(("file-truncate", "file-truncate+read", "file-punch"), "F3"),
-        "punch+read": "F6", "swap-out+mincore": "F6", "uffd-look": "W1",
+        "punch+read": "F6 B38", "swap-out+mincore": "F6", "uffd-look": "W1",
     }  # fmt: skip
 
     @override

@@ -66,6 +66,8 @@ def _head(rows: Sequence[Row], command: str) -> Iterator[str]:
     yield (
         "A cell says how many executions there are and none of them goes wrong, or what goes wrong, where that is on"
         " record, and in which execution it was met. `(stopped)`: nothing was found, and not everything was looked at."
+        " Those were looked at again, at all schedules with few preemptions; where that came to its end, or found"
+        " something, it says `with 2 preemptions`."
     )
     reasons = sorted({row.reason for row in stopped})
     if reasons:

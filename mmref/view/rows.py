@@ -66,6 +66,9 @@ class Row:
         seconds: how long it took.
         inversions: locks that are taken in a circle, each as its steps.
         found: what went wrong; None if nothing did.
+        states: how many states were visited, if the engine tells them apart.
+        preemptions: if there was a second look: with at most so many.
+        again: how many executions there are with so many, and none goes wrong; None if that was not exhausted either.
     """
 
     scenario: str
@@ -86,6 +89,9 @@ class Row:
     seconds: float
     inversions: tuple[tuple[str, ...], ...]
     found: Found | None = None
+    states: int | None = None
+    preemptions: int | None = None
+    again: int | None = None
 
     @property
     def shape(self) -> str:
@@ -102,9 +108,13 @@ class Row:
     def short(self) -> str:
         """The result in as few words as a table of many columns has room for."""
         if self.found is None:
-            return f"none in {self.executions:,}" + ("" if self.exhaustive else " (stopped)")
+            if self.exhaustive:
+                return f"none in {self.executions:,}" if self.states is None else f"none in {self.states:,} states"
+            further = "" if self.again is None else f", none in {self.again:,} with {self.preemptions} preemptions"
+            return f"none in {self.executions:,} (stopped){further}"
         word = "RACE" if self.found.kind in {"violation", "error"} else self.found.kind.upper()
-        return f"{word} {self.found.invariant}".rstrip() + f" ({self.known or 'not on record'}) in {self.found_in}"
+        few = "" if self.preemptions is None else f" with {self.preemptions} preemptions"
+        return f"{word} {self.found.invariant}".rstrip() + f" ({self.known or 'not on record'}) in {self.found_in}{few}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
@@ -164,5 +174,5 @@ def row_of(judged: Judged) -> Row:
         scenario.geometry, report.engine, report.verdict, report.holds, judged.known, report.executions,
         report.blocked, report.exhaustive, report.reason, report.found_in, round(report.seconds, 4),
         tuple(tuple(str(step) for step in one.steps) for one in report.inversions),
-        None if report.counterexample is None else found_of(scenario, report.counterexample),
+        None if report.counterexample is None else found_of(scenario, report.counterexample), report.states,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 
 import re
 from pathlib import Path
-from time import process_time
 
 import pytest
 
@@ -23,12 +22,9 @@ SECTION_6 = (
 
 @pytest.mark.parametrize("name", MUSEUM)
 def test_an_exhibit_is_caught_and_what_it_changes_passes(name):
-    start = process_time()
     row = museum_row(name, max_seconds=60)
-    taken = process_time() - start
     assert row.invariant == CASES[name].invariant, f"{name} in {row.scenario}"
     assert row.base_executions > 0, f"{row.base} does not pass {row.scenario}"
-    assert taken < 10, f"{name}: {taken:.1f} s for both"
     assert row.markdown() in PAGE.read_text().splitlines(), "run mmref museum --markdown docs/museum.md"
 
 
