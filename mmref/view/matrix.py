@@ -135,7 +135,7 @@ def _races(rows: Sequence[Row]) -> Iterator[str]:
         if found is None:
             continue
         yield ""
-        yield f"### {row.scenario} {row.shape}, {row.strategy}"
+        yield f"### {row.scenario} `{row.shape}`, {row.strategy}"
         yield ""
         yield f"{found.invariant or found.kind} ({row.known or 'not on record'}): {found.headline}."
         yield ""
