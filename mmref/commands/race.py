@@ -38,6 +38,12 @@ SHOWN_STRATEGIES = ("freeze-and-replace", "lock-and-insert-late")
 BOUND_OF_ALL = 3_000
 """Executions after which `mmref race --all` leaves a scenario, unless it is told otherwise."""
 
+PREEMPTIONS_OF_ALL = 2
+"""With how many preemptions `mmref race --all` looks again at what it could not exhaust."""
+
+MANY = 12
+"""From so many explorations on, a table says less of each, and the ladders are only on the page."""
+
 FRONTIER_FILE = "mmref-race.frontier"
 """Where what was left unfinished is kept."""
 
@@ -98,7 +104,7 @@ def race(options: argparse.Namespace) -> int:
     if not options.json and origin:
         print(origin + "\n")
     with _workers(options.jobs) as executor:
-        why = _explore(todo, options, executor) or _look_again(todo, options, executor)
+        why = _explore(todo, options, executor) or _look_again(todo, executor)
     rows = [cell.row for cell in todo.cells if cell.row is not None]
     _show(rows, options)
     keep = why or (options.max_executions and any(cell.frontier for cell in todo.cells))
@@ -137,7 +143,10 @@ def _asked_for(options: argparse.Namespace) -> tuple[Unfinished, str]:
         Cell(scenario.spec(strategy)) for scenario in chosen for strategy in judged
         if not options.all or scenario.exists_under(strategy)
     ]  # fmt: skip
-    return Unfinished(cells, options.engine, bound, options.memory or "sc"), origin
+    look_again = options.preemptions
+    if options.all and look_again is None and (options.memory or "sc") == "sc":
+        look_again = PREEMPTIONS_OF_ALL
+    return Unfinished(cells, options.engine, bound, options.memory or "sc", look_again), origin
 
 
 def _resumed(options: argparse.Namespace) -> tuple[Unfinished, str]:
@@ -150,6 +159,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Unfinished, str]:
     if options.memory is not None and options.memory != todo.memory:
         raise UsageError(f"--memory {options.memory}: {options.resume!r} was begun with {todo.memory}.")
     todo.max_executions = options.max_executions or todo.max_executions
+    todo.preemptions = todo.preemptions if options.preemptions is None else options.preemptions
     left = len(todo.left())
     if not left:
         raise UsageError(
@@ -229,16 +239,15 @@ def _explore(todo: Unfinished, options: argparse.Namespace, executor: Executor |
     return f"out of time after {options.max_seconds:g} s" if todo.left() else ""
 
 
-def _look_again(todo: Unfinished, options: argparse.Namespace, executor: Executor | None) -> str:
+def _look_again(todo: Unfinished, executor: Executor | None) -> str:
     """Look at what could not be exhausted with few preemptions; returns why it was left off, "" if it was not."""
     from mmref.commands.second_look import second_look
 
-    preemptions = 2 if options.preemptions is None and options.all else options.preemptions
-    if preemptions is None:
+    if todo.preemptions is None:
         return ""
     try:
         with progress_of(len(todo.cells)) as progress:
-            second_look(todo.cells, preemptions, executor, progress.end)
+            second_look(todo.cells, todo.preemptions, executor, progress.end)
     except KeyboardInterrupt:
         return INTERRUPTED
     return ""
@@ -280,13 +289,14 @@ def _show(rows: Sequence[Row], options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([row.as_json() for row in rows], indent=2))
         return
-    print_table(rows, compact=options.all or options.resume is not None)
-    if options.all and options.markdown is None:
-        print(f"The ladders: {command(['race', '--all', '--markdown', 'FILE'])}")
-    if not options.all:
-        for row in rows:
-            if row.found is not None:
-                print_found(f"{row.scenario}, {row.strategy}", row.found)
+    print_table(rows, compact=options.all or len(rows) > MANY)
+    if len(rows) > MANY:
+        if options.markdown is None:
+            print("The ladders: give --markdown FILE")
+        return
+    for row in rows:
+        if row.found is not None:
+            print_found(f"{row.scenario}, {row.strategy}", row.found)
 
 
 def _tests(rows: Sequence[Row]) -> str:

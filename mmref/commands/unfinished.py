@@ -2,9 +2,9 @@
 """What `mmref race` has explored and what it has not, as a file: to go on there another time.
 
 The JSON schema, version 1: {"mmref_race": 1, "max_executions": int or null, "engine": text or null, "memory": text
-(the memory model; "sc" if it is left out), "cells": [{"spec": what builds scenario and strategy, "row": see
-`view/rows.py`, or null if it was not begun, "frontier": see `explore/resume.py`, or null if there is nothing to
-resume}, ...]}.
+(the memory model), "preemptions": int or null (of the second look), "cells": [{"spec": what builds scenario and
+strategy, "row": see `view/rows.py`, or null if it was not begun, "frontier": see `explore/resume.py`, or null if there
+is nothing to resume}, ...]}.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Unfinished:
     engine: str | None = None
     max_executions: int | None = None
     memory: str = "sc"
+    preemptions: int | None = None
 
     def left(self) -> list[Cell]:
         """Return what is still to do."""
@@ -67,6 +68,7 @@ class Unfinished:
             "engine": self.engine,
             "max_executions": self.max_executions,
             "memory": self.memory,
+            "preemptions": self.preemptions,
             "cells": [
                 {
                     "spec": cell.spec,
@@ -102,6 +104,6 @@ class Unfinished:
                 )
                 for one in data["cells"]
             ]
-            return cls(cells, data["engine"], data["max_executions"], data.get("memory", "sc"))
+            return cls(cells, data["engine"], data["max_executions"], data["memory"], data["preemptions"])
         except (LookupError, TypeError) as error:
             raise UsageError(f"{path!r} is not whole ({type(error).__name__}: {error}): explore again.") from None
