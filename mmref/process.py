@@ -18,6 +18,7 @@ from mmref.pagecache import (
     RegularInode,
     UffdEvent,
     Userfaultfd,
+    Vma,
     reclaim_folio,
 )
 from mmref.pagecache.memory_failure import memory_failure, soft_offline_page
@@ -68,8 +69,8 @@ class Process:
                 inode.put_write_access()
 
     @staticmethod
-    def _counts(vma: object) -> bool:
-        return getattr(vma, "shared", False) and "w" in vma.prot and not vma.mapping.host.is_shmem  # type: ignore[attr-defined]
+    def _counts(vma: Vma) -> bool:
+        return vma.shared and "w" in vma.prot and not vma.mapping.host.is_shmem
 
     def exit(self) -> None:
         """End: unmap everything."""

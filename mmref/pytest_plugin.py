@@ -132,7 +132,11 @@ class Explorer:
         if shape:
             from dataclasses import replace
 
-            subject = replace(subject, **shape)  # type: ignore[type-var]
+            from mmref.explore.scenario import CollapseScenario
+
+            if not isinstance(subject, CollapseScenario):
+                raise UsageError(f"{', '.join(shape)}: only a scenario has a shape; leave it out for {subject!r}.")
+            subject = replace(subject, **shape)
         report = explore(subject, strategy, **options)
         self._record(_PROPERTY, [report.executions + report.blocked, int(not report.holds)])
         return report

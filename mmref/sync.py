@@ -58,7 +58,7 @@ class Cpu:
         """Leave a read-side section."""
 
 
-_THIS_CPU: ContextVar[Cpu] = ContextVar("mmref_this_cpu", default=Cpu(0))  # noqa: B039 (a Cpu has no state)
+_THIS_CPU: ContextVar[Cpu] = ContextVar("mmref_this_cpu", default=Cpu(0))  # noqa: B039 (it is never changed)
 
 
 def this_cpu() -> Cpu:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What README and docs show is what happens."""
 
+import ast
 import doctest
 import json
 import re
@@ -93,6 +94,22 @@ def test_the_page_of_the_scenarios_is_the_catalogue():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def undocumented(body, path):
+    for one in body:
+        if isinstance(one, ast.FunctionDef | ast.ClassDef) and not one.name.startswith("_"):
+            names = {getattr(decorator, "id", getattr(decorator, "attr", "")) for decorator in one.decorator_list}
+            if not ast.get_docstring(one) and not names & {"override", "overload", "setter"}:
+                yield f"{path.relative_to(ROOT)}:{one.lineno} {one.name}"
+            if isinstance(one, ast.ClassDef):
+                yield from undocumented(one.body, path)
+
+
+def test_every_public_name_is_documented_where_it_is_introduced():
+    # What overrides a method has its documentation: that of the method, and of its own class.
+    paths = sorted(ROOT.glob("mmref/**/*.py"))
+    assert [one for path in paths for one in undocumented(ast.parse(path.read_text()).body, path)] == []
 
 
 def test_every_source_file_says_its_licence():

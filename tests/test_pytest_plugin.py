@@ -136,6 +136,20 @@ def test_bare_programs(run):
     result.stdout.no_fnmatch_line("replay:*")
 
 
+def test_a_bare_program_has_no_shape(run):
+    result = run(
+        """
+        def program():
+            return [lambda: None]
+
+        def test_program(explore):
+            explore(program, layout="DD")
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*UsageError: layout: only a scenario has a shape; leave it out for *"])
+
+
 def test_nothing_to_explore(run):
     result = run("def test_it(explore):\n    explore()\n")
     result.assert_outcomes(failed=1)

@@ -395,12 +395,15 @@ class Pin(Actor):
         folio = self.pinned
         if folio is None:
             return
-        succeeded = any(result.status.succeeded for result in self.scene.results)
         cached = folios_of(self.file.mapping).get(self.at)
-        if cached is not folio and not (succeeded and folio.mapping is None):
+        if cached is not folio and not self.may_be_replaced(folio):
             raise InvariantViolation("A13", f"{folio} was pinned, but page {self.at} is {cached} now")
         self.file.pins[folio] -= 1
         folio.put()
+
+    def may_be_replaced(self, folio: Folio) -> bool:
+        """Tell whether the pin may have come too late: a collapse had counted the references."""
+        return folio.mapping is None and any(result.status.succeeded for result in self.scene.results)
 
 
 class GupPin(Pin):
@@ -419,14 +422,14 @@ class GupPin(Pin):
 
     @override
     def settle(self) -> None:
-        """No page that was replaced can have been pinned: it is unmapped before its references are counted."""
-        folio = self.pinned
-        assert folio is not None
-        cached = folios_of(self.file.mapping).get(self.at)
-        if cached is not folio:
-            raise InvariantViolation("A13", f"{folio} was pinned, but page {self.at} is {cached} now")
-        self.file.pins[folio] -= 1
-        folio.put()
+        """There was a page to pin in any case."""
+        assert self.pinned is not None
+        super().settle()
+
+    @override
+    def may_be_replaced(self, folio: Folio) -> bool:
+        """It cannot: pages are unmapped before their references are counted."""
+        return False
 
 
 # userfaultfd -----------------------------------------------------------------------------------------------

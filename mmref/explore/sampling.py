@@ -48,7 +48,7 @@ class RandomWalk:
     def executed(self, cpu: ExploredCpu, mode: Mode) -> None:
         """Nothing to remember."""
 
-    def finish(self, run: Run) -> bool:  # noqa: ARG002 (part of the interface)
+    def finish(self, run: Run) -> bool:  # noqa: ARG002 (DPOR looks at the execution here)
         """Prepare the next execution; there always is one."""
         self.number += 1
         self._random = self._generator()

@@ -284,10 +284,10 @@ def _brief(value: object) -> str:
 
 def _as_json(value: object) -> JsonValue:
     """Return a value that survives JSON unchanged: scalars as they are, anything else as text."""
-    if value is None or type(value) in {bool, int, str}:
-        return value  # type: ignore[return-value]
-    if type(value) in {list, tuple}:
-        return [_as_json(item) for item in value]  # type: ignore[attr-defined]
+    if value is None or (isinstance(value, bool | int | str) and type(value) in {bool, int, str}):
+        return value
+    if isinstance(value, list | tuple) and type(value) in {list, tuple}:
+        return [_as_json(item) for item in value]
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: _as_json(item) for key, item in value.items()}
     return without_addresses(repr(value))

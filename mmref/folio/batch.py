@@ -59,10 +59,11 @@ def claim_ordinary(folios: Sequence[object], mapping: object, start: int, lru: L
             return False
         index += 1
     refs, flip = 0 if freeze else 3, PG_LOCKED | PG_LRU  # the one is clear and the other set
-    for folio in cast("Sequence[Folio]", folios):
+    claimed = cast("Sequence[Folio]", folios)
+    for folio in claimed:
         folio._flags ^= flip
         folio._refcount = refs
-    lru.isolate_all(folios)
+    lru.isolate_all(claimed)
     return True
 
 

@@ -97,12 +97,12 @@ class Lru:
             del self._list[folio]
         return True
 
-    def isolate_all(self, folios: Sequence[object]) -> None:
+    def isolate_all(self, folios: Sequence[Folio]) -> None:
         """Take folios off the list whose PG_lru has been cleared and that a reference is held to."""
         with self.lru_lock:
             listed = self._list
             for folio in folios:
-                del listed[folio]  # type: ignore[arg-type]
+                del listed[folio]
 
     def putback(self, folio: Folio) -> None:
         """Give an isolated folio back, and its reference. Kernel: folio_putback_lru(), mm/vmscan.c."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-__all__ = ["Conformance"]  # noqa: F822 (see __getattr__)
+__all__ = ["Conformance"]  # noqa: F822 (__getattr__ finds it, on a floor above)
 
 
 def __getattr__(name: str) -> object:

@@ -122,7 +122,7 @@ class Khugepaged:
         collapsed, huge = 0, mm.huge_size
         control = self.control(is_khugepaged=True)
         control.mm = mm
-        with _shared(mm):
+        with _Shared(mm):
             vmas = [vma for vma in mm.vmas if self.eligible(vma, vma.hugepage)]
         for vma in vmas:
             for address in range(-(-vma.vm_start // huge) * huge, vma.vm_end // huge * huge, huge):
@@ -142,7 +142,7 @@ class Khugepaged:
             if address not in self._mms[mm]:
                 self._mms[mm].append(address)
             return ScanResult.PTE_MAPPED_HUGEPAGE
-        with _shared(mm):
+        with _Shared(mm):
             if mm.exiting:
                 return ScanResult.ANY_PROCESS
             result = collapse_pte_mapped_thp(mm, address, install_pmd=False)
@@ -160,7 +160,7 @@ class Khugepaged:
             mm.mmap_lock.up_write()
 
 
-class _shared:  # noqa: N801 (a lock holder, used like a function)
+class _Shared:
     """Hold `mmap_lock` shared."""
 
     def __init__(self, mm: Mm) -> None:

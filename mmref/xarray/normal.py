@@ -51,11 +51,11 @@ def storable(entry: object) -> bool:
         InvalidArgument: a node, a sibling or `RETRY` (kernel: xa_is_advanced(), -EINVAL).
         UsageError: a value that does not fit.
     """
-    kind = type(entry)
-    if kind is int:
-        if not 0 <= entry <= LONG_MAX:  # type: ignore[operator]  # kind is int
+    if type(entry) is int:
+        if not 0 <= entry <= LONG_MAX:
             raise UsageError(f"{entry} cannot be stored: value entries go from 0 to 2**63 - 1")
         return True
+    kind = type(entry)
     if kind is XaNode or (kind is Internal and entry is not ZERO):
         raise InvalidArgument(f"{entry!r} is reserved for the XArray itself: store another object")
     return kind is TaggedPointer
@@ -100,11 +100,11 @@ class NormalApi(Anchor, Generic[T]):
                         entry = slots[index & self.chunk_mask]
                         break
                 if type(entry) is not Internal:
-                    return entry  # type: ignore[no-any-return]  # slots are untyped
+                    return entry  # type: ignore[no-any-return]  # slots hold anything, and a typed local costs
                 entry = slots[entry.number]  # a sibling leads to that slot; reservations and `RETRY` have no such one
                 kind = type(entry)
                 if kind is not Internal and kind is not XaNode:
-                    return entry  # type: ignore[no-any-return]  # slots are untyped
+                    return entry  # type: ignore[no-any-return]  # slots hold anything, and a typed local costs
             except IndexError:
                 pass
         return self._load(index)

@@ -109,7 +109,7 @@ class Shortcuts(IdApi[T]):
                 there: Any = slots[offset]
                 if there is None:
                     if kind is int:
-                        if 0 <= entry <= LONG_MAX:  # type: ignore[operator]  # kind is int
+                        if 0 <= entry <= LONG_MAX:  # type: ignore[operator]  # an int: kind is type(entry)
                             slots[offset] = entry
                             leaf.count += 1
                             leaf.nr_values += 1
@@ -123,7 +123,7 @@ class Shortcuts(IdApi[T]):
                         slots[offset] = entry
                         leaf.count += 1
                         return None
-                elif type(there) is kind and kind is not Internal and (kind is not int or 0 <= entry <= LONG_MAX):  # type: ignore[operator]  # kind is int
+                elif type(there) is kind and kind is not Internal and (kind is not int or 0 <= entry <= LONG_MAX):  # type: ignore[operator]  # an int: kind is type(entry)
                     # A pointer for a pointer, or a value for a value: no count changes.
                     slots[offset] = entry
                     found: T | None = there

@@ -128,8 +128,10 @@ def test_set_up_and_checks_must_not_sleep_either() -> None:
 
 
 def test_who_explores_may_sleep_and_start_threads() -> None:
-    explore(readers(2), on_execution=lambda _: (time.sleep(0.0), starts_a_thread()))
+    seen = []
+    explore(readers(2), on_execution=lambda one: (time.sleep(0.0), starts_a_thread(), seen.append(one.number)))
     time.sleep(0.0)
+    assert seen == [1, 2, 3, 4]
 
 
 def test_a_schedule_that_is_replayed_must_not_sleep_either() -> None:
