@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from mmref.explore import explore, get_scenario
+from mmref.explore import Report, explore, get_scenario
 from mmref.explore.exhibits import CASES
 from mmref.khugepaged import MUSEUM
 from mmref.khugepaged.museum import barriers
@@ -44,10 +45,16 @@ NEEDED = rows("Which barrier is needed where")
 SIZES = rows("What it costs")
 
 
+@cache
+def explored(scenario: str, strategy: str, memory: str) -> Report:
+    """Explore a line of a table; some are in both."""
+    return explore(get_scenario(scenario), strategy, memory=memory, shrink_counterexample=False)
+
+
 @pytest.mark.parametrize("memory", MODELS)
 @pytest.mark.parametrize("row", NEEDED, ids=lambda row: f"{row.strategy.rpartition(':')[2]}-{row.scenario}")
 def test_a_barrier_is_needed_where_the_page_says_so(row: Row, memory: str) -> None:
-    report = explore(get_scenario(row.scenario), row.strategy, memory=memory, shrink_counterexample=False)
+    report = explored(row.scenario, row.strategy, memory)
     trace = report.counterexample
     assert (trace.verdict.id if trace is not None else "holds") == row.verdicts[memory]
     assert report.exhaustive == (trace is None)
@@ -64,10 +71,11 @@ def test_the_table_has_what_the_museum_has() -> None:
         assert all(row.verdicts[model] == "holds" for model in stronger), "caught under the strongest model that can"
 
 
-@pytest.mark.parametrize("row", [row for row in SIZES if int(row.verdicts["pso"]) < 500], ids=lambda row: row.scenario)
+# The line about uffd takes a minute: it was measured by hand.
+@pytest.mark.parametrize("row", [row for row in SIZES if row.scenario != "uffd"], ids=lambda row: row.scenario)
 def test_a_weaker_model_costs_what_the_page_says(row: Row) -> None:
     for memory in MODELS:
-        report = explore(get_scenario(row.scenario), row.strategy, memory=memory)
+        report = explored(row.scenario, row.strategy, memory)
         assert (str(report.executions), report.exhaustive) == (row.verdicts[memory], True)
 
 
